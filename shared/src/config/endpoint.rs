@@ -1,0 +1,346 @@
+//! Configuration of an endpoint: Python's `config.toml` and tables of ours beside it.
+//!
+//! Python refuses unknown keys in `relay.auth` and `relay.ice_servers` and ignores them elsewhere, so ours live
+//! in `storage` and in the top-level tables `peering` and `http`; a directory configured here starts there.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ConfigError;
+use crate::EndpointId;
+use crate::directory::CONFIG_FILE;
+
+/// Python's default for `max_object_size`.
+pub const DEFAULT_MAX_OBJECT_SIZE: u64 = 100_000_000;
+
+/// An endpoint's configuration file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// Name of the endpoint and of its folder.
+    pub name: String,
+    /// The endpoint.
+    pub uuid: EndpointId,
+    /// Port of the HTTP API.
+    pub port: u16,
+    /// How `host` is found.
+    #[serde(default)]
+    pub host_type: HostType,
+    /// Address of the HTTP API; written by `start` for clients to find.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// How peers are found.
+    #[serde(default)]
+    pub relay: RelayClientConfig,
+    /// Where objects are kept.
+    #[serde(default)]
+    pub storage: StorageConfig,
+    /// How peers are reached.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub peering: PeeringConfig,
+    /// The HTTP server.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub http: HttpConfig,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// How the address of the HTTP API is found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostType {
+    /// The address the host's name resolves to.
+    #[default]
+    Ip,
+    /// The host's full name.
+    Fqdn,
+    /// `host` as configured.
+    Static,
+}
+
+/// How peers are found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelayClientConfig {
+    /// `ws://` or `wss://` address; absent for an endpoint without peers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Credentials for the relay.
+    pub auth: RelayClientAuth,
+    /// STUN and TURN servers, for peers that need ICE. Absent: Python's default; empty: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ice_servers: Option<Vec<IceServer>>,
+    /// Data channels towards a Python peer.
+    pub peer_channels: u32,
+    /// Whether the relay's certificate is checked.
+    pub verify_certificate: bool,
+}
+
+impl Default for RelayClientConfig {
+    fn default() -> Self {
+        Self {
+            address: None,
+            auth: RelayClientAuth::default(),
+            ice_servers: None,
+            peer_channels: 1,
+            verify_certificate: true,
+        }
+    }
+}
+
+/// Credentials for the relay.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelayClientAuth {
+    /// `globus`, or absent for a relay that asks for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Options of the method.
+    pub kwargs: toml::Table,
+}
+
+impl std::fmt::Debug for RelayClientAuth {
+    /// Names the method only: the options may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RelayClientAuth").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+/// A STUN or TURN server.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IceServer {
+    /// One address or several.
+    pub urls: OneOrMany,
+    /// For TURN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// For TURN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+}
+
+impl std::fmt::Debug for IceServer {
+    /// Leaves the credential out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IceServer").field("urls", &self.urls).finish_non_exhaustive()
+    }
+}
+
+/// Python accepts a string or a list of strings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+/// Where objects are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// Python's database; its presence asks for objects that survive a restart. Ours are files in a folder
+    /// `objects` beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database_path: Option<PathBuf>,
+    /// Largest object in bytes.
+    pub max_object_size: u64,
+    /// Bytes of objects held in memory at most; absent for no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<u64>,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { database_path: None, max_object_size: DEFAULT_MAX_OBJECT_SIZE, memory_limit: None }
+    }
+}
+
+/// How peers are reached. Times are in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeeringConfig {
+    /// Address of the UDP socket; absent for every interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bind: Option<IpAddr>,
+    /// Port of the UDP socket; 0 lets the system choose.
+    pub port: u16,
+    /// To open a session with a peer, from the offer to the first byte.
+    pub connect_timeout: u64,
+    /// Without a byte from a peer that owes one.
+    pub read_timeout: u64,
+    /// Without a request before a session is closed.
+    pub session_idle_timeout: u64,
+}
+
+impl Default for PeeringConfig {
+    fn default() -> Self {
+        Self { bind: None, port: 0, connect_timeout: 10, read_timeout: 30, session_idle_timeout: 300 }
+    }
+}
+
+impl PeeringConfig {
+    /// See [`PeeringConfig::connect_timeout`].
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout)
+    }
+
+    /// See [`PeeringConfig::read_timeout`].
+    pub fn read_timeout(&self) -> Duration {
+        Duration::from_secs(self.read_timeout)
+    }
+
+    /// See [`PeeringConfig::session_idle_timeout`].
+    pub fn session_idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.session_idle_timeout)
+    }
+}
+
+/// The HTTP server. Times are in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Without a byte from, or taken by, a client in the middle of a request.
+    pub idle_timeout: u64,
+    /// Requests at once; further connections wait.
+    pub max_connections: usize,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        // Python's server gives a body 300 s in all; here a minute without progress is enough.
+        Self { idle_timeout: 60, max_connections: 4096 }
+    }
+}
+
+impl HttpConfig {
+    /// See [`HttpConfig::idle_timeout`].
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout)
+    }
+}
+
+impl EndpointConfig {
+    /// Reads and validates the configuration in an endpoint's folder.
+    pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
+        let config: Self = super::read(&dir.join(CONFIG_FILE))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what the types cannot.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let invalid = |key, problem: String| Err(ConfigError::Invalid { key, problem });
+        if !is_valid_name(&self.name) {
+            return invalid("name", format!("{:?} has characters other than A-Z a-z 0-9 _ -", self.name));
+        }
+        if self.port == 0 {
+            return invalid("port", "must be in 1 to 65535".into());
+        }
+        if let Some(address) = &self.relay.address
+            && !(address.starts_with("ws://") || address.starts_with("wss://"))
+        {
+            return invalid("relay.address", format!("{address:?} does not start with ws:// or wss://"));
+        }
+        if self.relay.peer_channels == 0 {
+            return invalid("relay.peer_channels", "must be at least 1".into());
+        }
+        if let Some(method) = &self.relay.auth.method
+            && method != "globus"
+        {
+            return invalid(
+                "relay.auth.method",
+                format!("{method:?} is unknown; the only method is \"globus\""),
+            );
+        }
+        if self.storage.max_object_size == 0 {
+            return invalid("storage.max_object_size", "must be at least 1 byte".into());
+        }
+        let times = [
+            ("peering.connect_timeout", self.peering.connect_timeout),
+            ("peering.read_timeout", self.peering.read_timeout),
+            ("peering.session_idle_timeout", self.peering.session_idle_timeout),
+            ("http.idle_timeout", self.http.idle_timeout),
+        ];
+        match times.iter().find(|(_, seconds)| *seconds == 0) {
+            Some((key, _)) => invalid(key, "must be at least 1 second".into()),
+            None if self.http.max_connections == 0 => {
+                invalid("http.max_connections", "must be at least 1".into())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Names are folder names and appear in commands: letters, digits, `_` and `-`.
+pub fn is_valid_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    /// What Python 1.1 writes for `configure --persist`, and again on `start`.
+    const PYTHON: &str = r#"
+        name = "site-a"
+        uuid = "12345678-1234-4234-9234-123456789abc"
+        port = 12345
+        host = "127.0.0.1"
+        host_type = "ip"
+        [relay]
+        address = "wss://relay.proxystore.dev"
+        peer_channels = 1
+        verify_certificate = true
+        ice_servers = [{ urls = "stun:example.org" }, { urls = ["turn:a", "turn:b"], username = "u", credential = "hush" }]
+        [relay.auth]
+        method = "globus"
+        [relay.auth.kwargs]
+        [storage]
+        database_path = "/home/me/blobs.db"
+        max_object_size = 100000000
+    "#;
+
+    #[test]
+    fn a_python_configuration_is_read_and_written_back() {
+        let config: EndpointConfig = parse(PYTHON).expect("parses");
+        config.validate().expect("valid");
+        assert!(!format!("{config:?}").contains("hush"), "secrets stay out of logs");
+        let written = toml::to_string(&config).expect("writes");
+        assert_eq!(parse::<EndpointConfig>(&written).expect("parses again"), config);
+        assert!(!written.contains("peering"), "defaults of ours are not written: {written}");
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let with = |line: &str| {
+            format!("name = 'a'\nuuid = '12345678-1234-4234-9234-123456789abc'\nport = 1\n{line}")
+        };
+        for (line, key) in [
+            ("[relay]\naddress = 'http://x'", "relay.address"),
+            ("[relay]\npeer_channels = 0", "relay.peer_channels"),
+            ("[relay.auth]\nmethod = 'magic'", "relay.auth.method"),
+            ("[storage]\nmax_object_size = 0", "storage.max_object_size"),
+            ("[peering]\nread_timeout = 0", "peering.read_timeout"),
+        ] {
+            let config: EndpointConfig = parse(&with(line)).expect("parses");
+            assert!(config.validate().expect_err(line).to_string().starts_with(key), "{line}");
+        }
+        let error = parse::<EndpointConfig>(&with("[storage]\nmax_objectsize = 1")).expect_err("unknown key");
+        assert!(error.to_string().contains("did you mean `max_object_size`?"), "{error}");
+    }
+
+    #[test]
+    fn names_are_folder_names() {
+        assert!(is_valid_name("site-A_1"));
+        assert!(!is_valid_name("") && !is_valid_name("a/b") && !is_valid_name("..") && !is_valid_name("a b"));
+    }
+}

@@ -1,0 +1,290 @@
+//! Session descriptions: what an offer or an answer says about its sender.
+//!
+//! The text is always a valid WebRTC session description (SDP, RFC 8866, with the data channel attributes of
+//! RFC 8841), wrapped in the JSON that Python ProxyStore wraps it in, so that any relay and any Python peer
+//! understands it. Endpoints of this project add session-level attributes, which other parsers ignore:
+//!
+//! ```text
+//! a=proxystore-quic:1                       version of the protocol spoken over QUIC
+//! a=proxystore-key:<64 hex digits>          the sender's public key
+//! a=proxystore-session:<16 hex digits>      the offer this belongs to; an answer repeats the offer's
+//! ```
+//!
+//! Addresses are the ordinary `a=candidate` lines: one UDP socket serves every transport.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::PublicKey;
+use crate::relay_message::DescriptionKind;
+
+/// Largest description that is parsed. One with thirty candidates and three fingerprints has 4 KB.
+pub const MAX_DESCRIPTION_LEN: usize = 64 * 1024;
+
+/// Most candidates that are kept: a host with more addresses than that is dialled on the first ones.
+pub const MAX_CANDIDATES: usize = 32;
+
+/// Version of the protocol over QUIC that this crate describes ([`crate::frame`]).
+pub const QUIC_VERSION: u32 = 1;
+
+const QUIC: &str = "a=proxystore-quic:";
+const KEY: &str = "a=proxystore-key:";
+const SESSION: &str = "a=proxystore-session:";
+const CANDIDATE: &str = "a=candidate:";
+
+/// Names one negotiation, so that a late answer is not taken for the current one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(pub u64);
+
+/// What a peer of this project says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuicPeer {
+    /// Its public key; the caller checks it against the endpoint id.
+    pub key: PublicKey,
+    /// The negotiation.
+    pub session: SessionId,
+}
+
+/// An offer or an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionDescription {
+    /// Which of the two.
+    pub kind: DescriptionKind,
+    /// Present when the sender speaks QUIC in a version we know; a Python peer does not.
+    pub quic: Option<QuicPeer>,
+    /// UDP addresses where the sender may be reached, its best first.
+    pub candidates: Vec<SocketAddr>,
+}
+
+/// What a WebRTC parser demands besides: random for each description, as RFC 8839 asks.
+#[derive(Clone, Debug)]
+pub struct IceCredentials {
+    /// At least 4 characters.
+    pub ufrag: String,
+    /// At least 22 characters.
+    pub pwd: String,
+}
+
+/// Why a description was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DescriptionError {
+    /// See [`MAX_DESCRIPTION_LEN`].
+    #[error("the session description has {0} bytes, more than {MAX_DESCRIPTION_LEN}")]
+    TooLarge(usize),
+    /// Not `{"sdp": ..., "type": ...}`.
+    #[error("the session description is not the JSON object expected: {0}")]
+    NotJson(String),
+    /// An SDP starts with `v=0`.
+    #[error("the session description is not SDP version 0")]
+    NotSdp,
+    /// One of our own attributes is malformed.
+    #[error("the session description has a malformed {0} line")]
+    Malformed(&'static str),
+    /// The peer is newer (or older) than this program.
+    #[error("the peer speaks version {0} of the protocol, this endpoint speaks version {QUIC_VERSION}")]
+    Version(u32),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wrapped {
+    sdp: String,
+    #[serde(rename = "type")]
+    kind: DescriptionKind,
+}
+
+impl SessionDescription {
+    /// Writes the description as the relay carries it.
+    pub fn encode(&self, ice: &IceCredentials) -> String {
+        let wrapped = Wrapped { sdp: self.to_sdp(ice), kind: self.kind };
+        serde_json::to_string(&wrapped).unwrap_or_else(|_| unreachable!("two strings always encode"))
+    }
+
+    fn to_sdp(&self, ice: &IceCredentials) -> String {
+        let session = self.quic.as_ref().map_or(0, |quic| quic.session.0);
+        // RFC 8866 lets the session number be any decimal; 62 bits fit every parser's integer.
+        let mut lines = vec![
+            "v=0".to_owned(),
+            format!("o=- {} 1 IN IP4 0.0.0.0", session >> 2),
+            "s=-".into(),
+            "t=0 0".into(),
+            "a=group:BUNDLE 0".into(),
+            "a=msid-semantic:WMS *".into(),
+        ];
+        if let Some(quic) = &self.quic {
+            lines.push(format!("{QUIC}{QUIC_VERSION}"));
+            lines.push(format!("{KEY}{}", quic.key));
+            lines.push(format!("{SESSION}{:016x}", quic.session.0));
+        }
+        lines.push("m=application 9 UDP/DTLS/SCTP webrtc-datachannel".into());
+        lines.push("c=IN IP4 0.0.0.0".into());
+        lines.push("a=mid:0".into());
+        lines.push("a=sctp-port:5000".into());
+        lines.push("a=max-message-size:262144".into());
+        let candidates = self.candidates.iter().take(MAX_CANDIDATES).enumerate();
+        lines.extend(candidates.map(|(index, address)| candidate_line(index, *address)));
+        lines.push("a=end-of-candidates".into());
+        lines.push(format!("a=ice-ufrag:{}", ice.ufrag));
+        lines.push(format!("a=ice-pwd:{}", ice.pwd));
+        lines.push(format!("a=fingerprint:sha-256 {}", self.fingerprint()));
+        lines.push(match self.kind {
+            DescriptionKind::Offer => "a=setup:actpass".into(),
+            DescriptionKind::Answer => "a=setup:active".into(),
+        });
+        lines.join("\r\n") + "\r\n"
+    }
+
+    /// The SHA-256 of the public key in the form of RFC 8122.
+    fn fingerprint(&self) -> String {
+        use sha2::{Digest as _, Sha256};
+        let hash = Sha256::digest(self.quic.as_ref().map_or([0; 32], |quic| quic.key.0));
+        let mut text = String::with_capacity(95);
+        for byte in hash {
+            let separator = if text.is_empty() { "" } else { ":" };
+            write!(text, "{separator}{byte:02X}").unwrap_or_else(|_| unreachable!("writing to a string"));
+        }
+        text
+    }
+
+    /// Reads a description from any peer. Lines this program does not know are passed over.
+    pub fn decode(text: &str) -> Result<Self, DescriptionError> {
+        if text.len() > MAX_DESCRIPTION_LEN {
+            return Err(DescriptionError::TooLarge(text.len()));
+        }
+        let wrapped: Wrapped =
+            serde_json::from_str(text).map_err(|error| DescriptionError::NotJson(error.to_string()))?;
+        let mut lines = wrapped.sdp.lines();
+        if lines.next() != Some("v=0") {
+            return Err(DescriptionError::NotSdp);
+        }
+        let mut fields = QuicFields::default();
+        let mut candidates = Vec::new();
+        for line in lines {
+            if let Some(value) = line.strip_prefix(CANDIDATE) {
+                let known = candidates.len() < MAX_CANDIDATES;
+                candidates.extend(parse_candidate(value).filter(|_| known));
+            } else {
+                fields.read(line)?;
+            }
+        }
+        Ok(Self { kind: wrapped.kind, quic: fields.finish()?, candidates })
+    }
+}
+
+/// Host candidates in order of preference (RFC 8839, section 5.1; priorities of RFC 8445, section 5.1.2).
+fn candidate_line(index: usize, address: SocketAddr) -> String {
+    const HOST_PREFERENCE: u32 = 126;
+    let local_preference = 65_535 - index as u32;
+    let priority = (HOST_PREFERENCE << 24) | (local_preference << 8) | 255;
+    format!("{CANDIDATE}{index} 1 udp {priority} {} {} typ host", address.ip(), address.port())
+}
+
+/// UDP candidates with a literal address; others (TCP, mDNS names) are of no use to us.
+fn parse_candidate(value: &str) -> Option<SocketAddr> {
+    let mut words = value.split_ascii_whitespace();
+    let (_foundation, _component) = (words.next()?, words.next()?);
+    let transport = words.next()?;
+    let (_priority, ip, port) = (words.next()?, words.next()?, words.next()?);
+    if !transport.eq_ignore_ascii_case("udp") {
+        return None;
+    }
+    let (ip, port): (IpAddr, u16) = (ip.parse().ok()?, port.parse().ok()?);
+    let dialable = port != 0 && !ip.is_unspecified() && !ip.is_multicast();
+    dialable.then_some(SocketAddr::new(ip, port))
+}
+
+#[derive(Default)]
+struct QuicFields {
+    version: Option<u32>,
+    key: Option<PublicKey>,
+    session: Option<SessionId>,
+}
+
+impl QuicFields {
+    fn read(&mut self, line: &str) -> Result<(), DescriptionError> {
+        if let Some(value) = line.strip_prefix(QUIC) {
+            self.version = Some(value.parse().map_err(|_| DescriptionError::Malformed("proxystore-quic"))?);
+        } else if let Some(value) = line.strip_prefix(KEY) {
+            self.key = Some(value.parse().map_err(|_| DescriptionError::Malformed("proxystore-key"))?);
+        } else if let Some(value) = line.strip_prefix(SESSION) {
+            let number = u64::from_str_radix(value, 16);
+            self.session =
+                Some(SessionId(number.map_err(|_| DescriptionError::Malformed("proxystore-session"))?));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Option<QuicPeer>, DescriptionError> {
+        match (self.version, self.key, self.session) {
+            (None, None, None) => Ok(None),
+            (Some(QUIC_VERSION), Some(key), Some(session)) => Ok(Some(QuicPeer { key, session })),
+            (Some(QUIC_VERSION), None, _) => Err(DescriptionError::Malformed("proxystore-key")),
+            (Some(QUIC_VERSION), _, None) => Err(DescriptionError::Malformed("proxystore-session")),
+            (Some(version), ..) => Err(DescriptionError::Version(version)),
+            (None, ..) => Err(DescriptionError::Malformed("proxystore-quic")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ice() -> IceCredentials {
+        IceCredentials { ufrag: "abcd".into(), pwd: "0123456789abcdef012345".into() }
+    }
+
+    fn ours(session: u64, candidates: Vec<SocketAddr>) -> SessionDescription {
+        SessionDescription {
+            kind: DescriptionKind::Offer,
+            quic: Some(QuicPeer { key: PublicKey([9; 32]), session: SessionId(session) }),
+            candidates,
+        }
+    }
+
+    /// What aiortc 1.16 sends, shortened to one fingerprint.
+    const PYTHON_OFFER: &str = "v=0\r\no=- 3921 3921 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\na=msid-semantic:WMS *\r\nm=application 51000 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 192.0.2.4\r\na=mid:0\r\na=sctp-port:5000\r\na=max-message-size:262144\r\na=candidate:f 1 udp 2130706431 192.0.2.4 51000 typ host\r\na=candidate:g 1 tcp 2130706431 192.0.2.4 9 typ host\r\na=candidate:h 1 udp 1 name.local 51000 typ host\r\na=end-of-candidates\r\na=ice-ufrag:oUqP\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\na=fingerprint:sha-256 AA:BB\r\na=setup:actpass\r\n";
+
+    #[test]
+    fn a_python_offer_is_read_and_has_no_quic() {
+        let text = serde_json::json!({"sdp": PYTHON_OFFER, "type": "offer"}).to_string();
+        let description = SessionDescription::decode(&text).expect("decodes");
+        assert_eq!(description.quic, None);
+        assert_eq!(description.candidates, ["192.0.2.4:51000".parse().expect("address")]);
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let text = ours(1, vec![]).encode(&ice()).replace("proxystore-quic:1", "proxystore-quic:7");
+        assert_eq!(SessionDescription::decode(&text), Err(DescriptionError::Version(7)));
+    }
+
+    #[test]
+    fn half_of_our_attributes_is_an_error() {
+        let text = ours(1, vec![]).encode(&ice()).replace("a=proxystore-session", "a=x");
+        assert_eq!(SessionDescription::decode(&text), Err(DescriptionError::Malformed("proxystore-session")));
+    }
+
+    #[test]
+    fn candidates_are_bounded() {
+        let many = (1..200).map(|port| SocketAddr::new([192, 0, 2, 1].into(), port)).collect();
+        let read = SessionDescription::decode(&ours(1, many).encode(&ice())).expect("decodes");
+        assert_eq!(read.candidates.len(), MAX_CANDIDATES);
+    }
+
+    proptest! {
+        #[test]
+        fn ours_round_trip(session: u64, ports in proptest::collection::vec(1u16.., 0..8), v6: bool) {
+            let ip: IpAddr = if v6 { "2001:db8::1".parse().unwrap() } else { "192.0.2.1".parse().unwrap() };
+            let description = ours(session, ports.into_iter().map(|port| SocketAddr::new(ip, port)).collect());
+            prop_assert_eq!(SessionDescription::decode(&description.encode(&ice())), Ok(description));
+        }
+
+        #[test]
+        fn any_sdp_is_read_or_refused(sdp in "v=0\r\n(a=(candidate|proxystore-(quic|key|session)):.{0,40}\r\n){0,6}") {
+            let _ = SessionDescription::decode(&serde_json::json!({"sdp": sdp, "type": "answer"}).to_string());
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What every ProxyStore program agrees on.
+//!
+//! Relay, endpoint and client share the names and formats in this crate and nothing else: identifiers, the
+//! messages of the relay, session descriptions, the frames endpoints exchange, content digests, HTTP routes,
+//! and configuration files. Everything here is a value or a pure function; there are no sockets and no runtime,
+//! so each parser of remote bytes can be tested and fuzzed alone.
+
+pub mod config;
+pub mod description;
+pub mod digest;
+pub mod directory;
+pub mod frame;
+pub mod http;
+pub mod id;
+pub mod relay_message;
+
+pub use digest::Digest;
+pub use id::{EndpointId, ObjectId, ObjectKey, PublicKey};
