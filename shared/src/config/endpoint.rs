@@ -155,11 +155,18 @@ pub struct StorageConfig {
     /// Bytes of objects held in memory at most; absent for no bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<u64>,
+    /// Whether a persistent object that was acknowledged survives a power loss, not only the end of the process.
+    #[serde(skip_serializing_if = "is_true")]
+    pub fsync: bool,
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { database_path: None, max_object_size: DEFAULT_MAX_OBJECT_SIZE, memory_limit: None }
+        Self { database_path: None, max_object_size: DEFAULT_MAX_OBJECT_SIZE, memory_limit: None, fsync: true }
     }
 }
 

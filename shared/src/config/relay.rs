@@ -12,6 +12,12 @@ use crate::relay_message::DEFAULT_PORT;
 /// library refuses frames over 1 MiB.
 pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 1 << 20;
 
+/// Longest time in a configuration: longer ones are mistakes, such as milliseconds.
+const MAX_SECONDS: u64 = 7 * 24 * 60 * 60;
+
+/// Longest queue of one client; each entry may be as large as a message.
+const MAX_QUEUE_MESSAGES: usize = 1 << 16;
+
 /// The relay's configuration file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -266,17 +272,22 @@ impl RelayConfig {
             ("limits.handshake_timeout", limits.handshake_timeout),
             ("limits.registration_timeout", limits.registration_timeout),
             ("limits.ping_interval", limits.ping_interval),
+            ("limits.idle_timeout", limits.idle_timeout),
+            ("logging.current_client_interval", self.logging.current_client_interval.unwrap_or(1)),
         ];
         for (key, seconds) in times {
-            if seconds == 0 {
-                return invalid(key, "must be at least 1 second");
+            if !(1..=MAX_SECONDS).contains(&seconds) {
+                return invalid(key, "must be at least 1 second and at most a week");
             }
         }
         if limits.idle_timeout <= limits.ping_interval {
             return invalid("limits.idle_timeout", "must be longer than limits.ping_interval");
         }
-        if limits.queue_messages == 0 || limits.max_clients == 0 {
-            return invalid("limits", "queue_messages and max_clients must be at least 1");
+        if !(1..=MAX_QUEUE_MESSAGES).contains(&limits.queue_messages) {
+            return invalid("limits.queue_messages", "must be at least 1 and at most 65536");
+        }
+        if limits.max_clients == 0 {
+            return invalid("limits.max_clients", "must be at least 1");
         }
         Ok(())
     }
@@ -325,6 +336,10 @@ mod tests {
             ("max_message_bytes = 0", "max_message_bytes"),
             ("[limits]\nidle_timeout = 5", "limits.idle_timeout"),
             ("[limits]\nping_interval = 0", "limits.ping_interval"),
+            ("[limits]\nidle_timeout = 9000000000000000000", "limits.idle_timeout"),
+            ("[limits]\nqueue_messages = 9000000000000000000", "limits.queue_messages"),
+            ("[limits]\nmax_clients = 0", "limits.max_clients"),
+            ("[logging]\ncurrent_client_interval = 0", "logging.current_client_interval"),
         ] {
             let config: RelayConfig = parse(text).expect("parses");
             assert!(config.validate().expect_err(text).to_string().starts_with(key), "{text}");

@@ -1,0 +1,27 @@
+//! The relay introduces endpoints to each other: it registers them and forwards their offers and answers.
+//!
+//! A relay knows who is connected and nothing else; once two endpoints have exchanged an offer and an answer
+//! they talk directly. The protocol is Python ProxyStore's to the letter: JSON text frames on a websocket, see
+//! [`proxystore_shared::relay_message`].
+//!
+//! Each client is one task (`session`) that owns its socket. Sessions meet in one place only, the registry
+//! (`clients`), where a forwarded message is put into the receiver's bounded queue without ever waiting: a
+//! client that does not read loses its connection, and nobody else notices. What to do with a frame
+//! (`routing`) and when silence has lasted too long (`liveness`) are decided by plain values without IO.
+
+mod auth;
+mod clients;
+mod close;
+mod http;
+mod listen;
+mod liveness;
+pub mod logging;
+mod routing;
+mod server;
+mod session;
+mod tls;
+
+pub use auth::SetupError;
+pub use listen::ListenError;
+pub use server::{Relay, StartError};
+pub use tls::TlsError;

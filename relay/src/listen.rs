@@ -1,0 +1,151 @@
+//! Listening sockets: one for each address the relay was told to listen on.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::Poll;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections the system may hold until they are accepted; Linux caps this at `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+
+/// Why the relay cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// `host` is no address and no name that resolves to one.
+    #[error("host: cannot resolve {host:?}: {source}")]
+    Resolve {
+        /// The configured host.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// Another program has the port.
+    #[error("{0} is already in use: stop the other program, or choose another port with --port")]
+    InUse(SocketAddr),
+    /// Anything else.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The sockets of one relay.
+#[derive(Debug)]
+pub struct Listeners {
+    sockets: Vec<TcpListener>,
+    local_addr: SocketAddr,
+}
+
+impl Listeners {
+    /// Listens on every address of `host`; on every interface, by IPv6 and IPv4, without one.
+    ///
+    /// If `port` is 0, the system chooses one, which all addresses share.
+    pub async fn bind(host: Option<&str>, port: u16) -> Result<Self, ListenError> {
+        let Some(host) = host else { return Self::bind_everywhere(port) };
+        let resolved = tokio::net::lookup_host((host, port)).await;
+        let mut addresses = resolved
+            .map_err(|source| ListenError::Resolve { host: host.to_owned(), source })?
+            .collect::<Vec<_>>();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let nothing =
+            || ListenError::Resolve { host: host.to_owned(), source: io::ErrorKind::NotFound.into() };
+        let (first, rest) = addresses.split_first().ok_or_else(nothing)?;
+        let mut listeners = Self::bind_one(*first)?;
+        let port = listeners.local_addr.port();
+        for address in rest {
+            listeners.sockets.extend(Self::bind_one(SocketAddr::new(address.ip(), port))?.sockets);
+        }
+        Ok(listeners)
+    }
+
+    fn bind_everywhere(port: u16) -> Result<Self, ListenError> {
+        let any = |ip: IpAddr| Self::bind_one(SocketAddr::new(ip, port));
+        match any(Ipv6Addr::UNSPECIFIED.into()) {
+            // A host without IPv6.
+            Err(ListenError::Bind { .. }) => any(Ipv4Addr::UNSPECIFIED.into()),
+            listening => listening,
+        }
+    }
+
+    fn bind_one(address: SocketAddr) -> Result<Self, ListenError> {
+        let listener = listen(address).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => ListenError::InUse(address),
+            _ => ListenError::Bind { address, source },
+        })?;
+        let local_addr = listener.local_addr().map_err(|source| ListenError::Bind { address, source })?;
+        Ok(Self { sockets: vec![listener], local_addr })
+    }
+
+    /// The first address.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The next connection on any of the sockets. Nothing is lost if the future is dropped.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        std::future::poll_fn(|context| {
+            let ready = self.sockets.iter().map(|socket| socket.poll_accept(context));
+            ready.into_iter().find(Poll::is_ready).unwrap_or(Poll::Pending)
+        })
+        .await
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    // A relay that restarts gets its port back while old connections are in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_host_both_address_families_are_served() {
+        let listeners = Listeners::bind(None, 0).await.expect("binds");
+        let port = listeners.local_addr().port();
+        let client = TcpStream::connect(("127.0.0.1", port)).await.expect("connects");
+        let (_, from) = listeners.accept().await.expect("accepts");
+        assert_eq!(from.port(), client.local_addr().expect("bound").port());
+    }
+
+    #[tokio::test]
+    async fn all_addresses_of_a_name_share_the_port() {
+        let listeners = Listeners::bind(Some("localhost"), 0).await.expect("binds");
+        for socket in &listeners.sockets {
+            let address = socket.local_addr().expect("bound");
+            assert_eq!(address.port(), listeners.local_addr().port());
+            let _client = TcpStream::connect(address).await.expect("connects");
+            listeners.accept().await.expect("accepts");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_named() {
+        let taken = Listeners::bind(Some("127.0.0.1"), 0).await.expect("binds").local_addr();
+        let held = TcpListener::bind(taken).await.expect("binds");
+        let error = Listeners::bind(Some("127.0.0.1"), taken.port()).await.expect_err("taken");
+        assert!(matches!(&error, ListenError::InUse(address) if *address == taken), "{error}");
+        drop(held);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_none_is_named() {
+        let error = Listeners::bind(Some("not a host"), 0).await.expect_err("no host").to_string();
+        assert!(error.contains("not a host"), "{error}");
+    }
+}

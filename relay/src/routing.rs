@@ -1,0 +1,218 @@
+//! What the relay does with what a client sent, decided without sockets or locks.
+//!
+//! [`crate::session`] carries the decisions out and [`crate::clients`] asks about one registry entry at a time,
+//! so every rule about who may do what stands here.
+
+use proxystore_shared::EndpointId;
+use proxystore_shared::relay_message::{PeerConnection, Registration, RelayMessage};
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes};
+
+use crate::auth::User;
+use crate::close::Close;
+
+/// What came from a client's socket.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A text frame within the size limit.
+    Text(Utf8Bytes),
+    /// A ping or pong, which the websocket library has dealt with.
+    SignOfLife,
+    /// The client closed, or its connection broke.
+    Gone,
+    /// The client has to be closed for what it sent.
+    Unacceptable(Close),
+}
+
+/// Sorts what the websocket library returned; `None` is the end of the stream.
+pub fn sort_incoming(frame: Option<Result<Message, SocketError>>, message_limit: usize) -> Incoming {
+    match frame {
+        Some(Ok(Message::Text(text))) => Incoming::Text(text),
+        Some(Ok(Message::Ping(_) | Message::Pong(_))) => Incoming::SignOfLife,
+        Some(Ok(Message::Close(_))) | None => Incoming::Gone,
+        Some(Ok(Message::Binary(_) | Message::Frame(_))) | Some(Err(SocketError::Utf8(_))) => {
+            Incoming::Unacceptable(Close::undecodable())
+        }
+        Some(Err(SocketError::Capacity(_))) => Incoming::Unacceptable(Close::too_large(message_limit)),
+        Some(Err(SocketError::Protocol(error))) if is_disconnect(&error) => Incoming::Gone,
+        Some(Err(SocketError::Protocol(_))) => Incoming::Unacceptable(Close::protocol_error()),
+        Some(Err(_)) => Incoming::Gone,
+    }
+}
+
+fn is_disconnect(error: &tokio_tungstenite::tungstenite::error::ProtocolError) -> bool {
+    use tokio_tungstenite::tungstenite::error::ProtocolError;
+    matches!(error, ProtocolError::ResetWithoutClosingHandshake | ProtocolError::ReceivedAfterClosing)
+}
+
+/// What to do with a text frame.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Find out who the client is, then register it.
+    Register(Registration),
+    /// Hand the frame to `peer_uuid` as it is, or send it back with an error.
+    Forward(PeerConnection),
+    /// End the session.
+    Close(Close),
+}
+
+/// Decides about one text frame of a client that is registered as `registered`, if at all.
+pub fn decide(text: &str, registered: Option<EndpointId>) -> Decision {
+    match RelayMessage::decode(text) {
+        Ok(RelayMessage::RelayRegistration(registration)) => Decision::Register(registration),
+        Ok(RelayMessage::PeerConnection(message)) => decide_peer_connection(message, registered),
+        Ok(RelayMessage::RelayResponse(_)) | Err(_) => Decision::Close(Close::undecodable()),
+    }
+}
+
+fn decide_peer_connection(message: PeerConnection, registered: Option<EndpointId>) -> Decision {
+    match registered {
+        None => Decision::Close(Close::forbidden("Register before sending messages to peers.")),
+        Some(id) if id != message.source_uuid => Decision::Close(Close::forbidden(format!(
+            "source_uuid is not {id}, which this client registered as."
+        ))),
+        Some(_) => Decision::Forward(message),
+    }
+}
+
+/// Whether `applicant` may take over the id that `holder` is registered with: only the same user may.
+pub fn may_replace(holder: &User, applicant: &User) -> bool {
+    holder == applicant
+}
+
+/// Why a message goes back to its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undeliverable {
+    /// Nobody is registered with the id.
+    Unknown,
+    /// The peer is another user's.
+    Foreign,
+    /// The peer's queue is full.
+    NotReading,
+}
+
+impl Undeliverable {
+    /// The text for the message's `error`.
+    pub fn explain(self, peer: EndpointId) -> String {
+        match self {
+            Self::Unknown => format!("Peer {peer} is not registered with this relay: is it running?"),
+            Self::Foreign => format!("Peer {peer} belongs to another user."),
+            Self::NotReading => format!("Peer {peer} is not reading its messages and was disconnected."),
+        }
+    }
+}
+
+/// Whether `sender` may reach a peer of `receiver`.
+pub fn may_reach(sender: &User, receiver: &User) -> Result<(), Undeliverable> {
+    if sender == receiver { Ok(()) } else { Err(Undeliverable::Foreign) }
+}
+
+/// The sender's own message with the reason why it came back.
+pub fn returned(mut message: PeerConnection, reason: Undeliverable) -> RelayMessage {
+    message.error = Some(reason.explain(message.peer_uuid));
+    RelayMessage::PeerConnection(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use proxystore_shared::relay_message::{
+        CLOSE_FORBIDDEN, CLOSE_TOO_LARGE, CLOSE_UNDECODABLE, DescriptionKind, Response,
+    };
+    use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+
+    use super::*;
+
+    fn peer_connection(source: EndpointId) -> PeerConnection {
+        PeerConnection {
+            source_uuid: source,
+            source_name: "source".into(),
+            peer_uuid: EndpointId::random(),
+            description_type: DescriptionKind::Offer,
+            description: "{}".into(),
+            error: None,
+        }
+    }
+
+    fn code_of(decision: Decision) -> u16 {
+        match decision {
+            Decision::Close(close) => close.code,
+            other => panic!("not a close: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_registration_is_accepted_before_and_after_another() {
+        let registration = Registration { name: "a".into(), uuid: EndpointId::random() };
+        let text = RelayMessage::RelayRegistration(registration.clone()).encode();
+        for registered in [None, Some(registration.uuid), Some(EndpointId::random())] {
+            assert_eq!(decide(&text, registered), Decision::Register(registration.clone()));
+        }
+    }
+
+    #[test]
+    fn peer_messages_need_a_registration_and_the_senders_own_id() {
+        let id = EndpointId::random();
+        let message = peer_connection(id);
+        let text = RelayMessage::PeerConnection(message.clone()).encode();
+        assert_eq!(code_of(decide(&text, None)), CLOSE_FORBIDDEN);
+        assert_eq!(code_of(decide(&text, Some(EndpointId::random()))), CLOSE_FORBIDDEN);
+        assert_eq!(decide(&text, Some(id)), Decision::Forward(message));
+    }
+
+    #[test]
+    fn anything_else_is_undecodable() {
+        let response = RelayMessage::RelayResponse(Response::registered()).encode();
+        for text in ["", "{", "[]", "null", r#"{"message_type":"other"}"#, response.as_str()] {
+            assert_eq!(code_of(decide(text, Some(EndpointId::random()))), CLOSE_UNDECODABLE, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_the_owner_of_an_id_replaces_it() {
+        let (alice, bob) = (User::Globus("alice".into()), User::Globus("bob".into()));
+        assert!(may_replace(&alice, &alice));
+        assert!(!may_replace(&alice, &bob));
+        assert!(!may_replace(&alice, &User::Anyone));
+        assert!(may_replace(&User::Anyone, &User::Anyone));
+    }
+
+    #[test]
+    fn users_reach_only_their_own_peers() {
+        let (alice, bob) = (User::Globus("alice".into()), User::Globus("bob".into()));
+        assert_eq!(may_reach(&alice, &alice), Ok(()));
+        assert_eq!(may_reach(&alice, &bob), Err(Undeliverable::Foreign));
+        assert_eq!(may_reach(&User::Anyone, &User::Anyone), Ok(()));
+    }
+
+    #[test]
+    fn a_returned_message_differs_in_its_error_only() {
+        let message = peer_connection(EndpointId::random());
+        for reason in [Undeliverable::Unknown, Undeliverable::Foreign, Undeliverable::NotReading] {
+            let RelayMessage::PeerConnection(mut back) = returned(message.clone(), reason) else {
+                panic!("another message")
+            };
+            let error = back.error.take().expect("has an error");
+            assert!(error.contains(&message.peer_uuid.to_string()), "{error}");
+            assert_eq!(back, message);
+        }
+    }
+
+    #[test]
+    fn frames_are_sorted() {
+        let code = |frame| match sort_incoming(Some(frame), 10) {
+            Incoming::Unacceptable(close) => close.code,
+            other => panic!("acceptable: {other:?}"),
+        };
+        let too_long = CapacityError::MessageTooLong { size: 11, max_size: 10 };
+        assert_eq!(code(Ok(Message::binary(vec![1]))), CLOSE_UNDECODABLE);
+        assert_eq!(code(Err(SocketError::Utf8("".into()))), CLOSE_UNDECODABLE);
+        assert_eq!(code(Err(SocketError::Capacity(too_long))), CLOSE_TOO_LARGE);
+        assert_eq!(code(Err(SocketError::Protocol(ProtocolError::NonZeroReservedBits))), 1002);
+        assert_eq!(sort_incoming(Some(Ok(Message::text("x"))), 10), Incoming::Text("x".into()));
+        assert_eq!(sort_incoming(Some(Ok(Message::Ping("".into()))), 10), Incoming::SignOfLife);
+        assert_eq!(sort_incoming(Some(Ok(Message::Pong("".into()))), 10), Incoming::SignOfLife);
+        let reset = SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake);
+        for gone in [None, Some(Ok(Message::Close(None))), Some(Err(reset))] {
+            assert_eq!(sort_incoming(gone, 10), Incoming::Gone);
+        }
+    }
+}
