@@ -1,0 +1,200 @@
+//! The files of a download that is not finished: `FILE.part` with the bytes, `FILE.part.etag` with their version.
+
+use std::fs::{self, OpenOptions, TryLockError};
+use std::io::{self, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use proxystore_shared::Digest;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+
+use super::output::Failure;
+use super::resume::Partial;
+
+/// Bytes hashed at once.
+const PIECE_LEN: usize = 1 << 20;
+
+/// A download's files, locked against another download to the same place.
+pub struct PartialFile {
+    target: PathBuf,
+    part: PathBuf,
+    tag: PathBuf,
+    file: File,
+    /// Over the bytes written so far, once they were read or written.
+    hasher: blake3::Hasher,
+    len: u64,
+}
+
+impl PartialFile {
+    /// Opens what an earlier attempt left, or makes it.
+    pub fn open(target: &Path) -> Result<Self, Failure> {
+        if target.is_dir() {
+            return Err(
+                Failure::new(format!("{} is a folder", target.display())).hint("name the file to write")
+            );
+        }
+        let part = with_suffix(target, ".part");
+        let failed = || format!("write {}", part.display());
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&part)
+            .map_err(Failure::io(failed()))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::new(format!("another download to {} is under way", target.display())));
+            }
+            // A file system without locks is no reason not to download.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        let len = file.metadata().map_err(Failure::io(failed()))?.len();
+        Ok(Self {
+            target: target.to_owned(),
+            tag: with_suffix(target, ".part.etag"),
+            file: File::from_std(file),
+            hasher: blake3::Hasher::new(),
+            part,
+            len,
+        })
+    }
+
+    /// What can be continued.
+    pub fn partial(&self) -> Option<Partial> {
+        let digest = fs::read_to_string(&self.tag).ok()?.trim().parse().ok()?;
+        (self.len > 0).then_some(Partial { len: self.len, digest })
+    }
+
+    /// Bytes there are.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Forgets the bytes, and expects those of another version.
+    pub async fn restart(&mut self, digest: Digest) -> Result<(), Failure> {
+        let tag = self.tag.clone();
+        let restarted = async {
+            // In this order: bytes are never found beside another version's tag.
+            self.truncate().await?;
+            tokio::fs::write(&tag, digest.to_string()).await
+        };
+        restarted.await.map_err(Failure::io(format!("write {}", tag.display())))
+    }
+
+    async fn truncate(&mut self) -> io::Result<()> {
+        self.file.set_len(0).await?;
+        self.file.seek(SeekFrom::Start(0)).await?;
+        self.hasher.reset();
+        self.len = 0;
+        Ok(())
+    }
+
+    /// Hashes the bytes that are there; further ones can then be written after them.
+    pub async fn hash_existing(&mut self) -> Result<(), Failure> {
+        let hashed = async {
+            self.hasher.reset();
+            self.file.seek(SeekFrom::Start(0)).await?;
+            let mut piece = vec![0; PIECE_LEN];
+            loop {
+                match self.file.read(&mut piece).await? {
+                    0 => return Ok(()),
+                    read => self.hasher.update(&piece[..read]),
+                };
+            }
+        };
+        hashed.await.map_err(Failure::io(format!("read {}", self.part.display())))
+    }
+
+    /// Adds bytes at the end.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let written = self.file.write_all(bytes).await;
+        written.map_err(Failure::io(format!("write {}", self.part.display())))?;
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Hands all bytes to the system, so that a later attempt finds them.
+    pub async fn flush(&mut self) -> Result<(), Failure> {
+        self.file.flush().await.map_err(Failure::io(format!("write {}", self.part.display())))
+    }
+
+    /// Digest of all bytes.
+    pub fn digest(&self) -> Digest {
+        Digest(self.hasher.finalize().into())
+    }
+
+    /// Gives the file its name.
+    pub async fn finish(self) -> Result<(), Failure> {
+        let finished = async {
+            self.file.sync_all().await?;
+            tokio::fs::rename(&self.part, &self.target).await
+        };
+        finished.await.map_err(Failure::io(format!("write {}", self.target.display())))?;
+        remove(&self.tag);
+        Ok(())
+    }
+
+    /// Forgets the bytes; the next request is for the whole object.
+    pub async fn discard(&mut self) -> Result<(), Failure> {
+        remove(&self.tag);
+        self.truncate().await.map_err(Failure::io(format!("empty {}", self.part.display())))
+    }
+
+    /// Leaves nothing behind.
+    pub fn remove(self) {
+        remove(&self.tag);
+        remove(&self.part);
+    }
+}
+
+/// What cannot be removed is overwritten next time.
+fn remove(path: &Path) {
+    let _ = fs::remove_file(path);
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_are_found_again_with_their_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("file");
+        let digest = Digest::of(b"hello world");
+        let mut file = PartialFile::open(&target).unwrap();
+        assert_eq!(file.partial(), None);
+        assert!(PartialFile::open(&target).is_err(), "locked");
+        file.restart(digest).await.unwrap();
+        file.write(b"hello ").await.unwrap();
+        file.flush().await.unwrap();
+        drop(file);
+
+        let mut file = PartialFile::open(&target).unwrap();
+        assert_eq!(file.partial(), Some(Partial { len: 6, digest }));
+        file.hash_existing().await.unwrap();
+        file.write(b"world").await.unwrap();
+        file.flush().await.unwrap();
+        assert_eq!(file.digest(), digest);
+        file.finish().await.unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"hello world");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn bytes_without_a_readable_version_are_not_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("file");
+        fs::write(dir.path().join("file.part"), "hello").unwrap();
+        assert_eq!(PartialFile::open(&target).unwrap().partial(), None);
+        fs::write(dir.path().join("file.part.etag"), "12ab").unwrap();
+        assert_eq!(PartialFile::open(&target).unwrap().partial(), None);
+    }
+}

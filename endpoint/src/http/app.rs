@@ -1,0 +1,73 @@
+//! What every handler shares.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::failure::Failure;
+use super::metrics::Metrics;
+use crate::Endpoint;
+use crate::endpoint::{ObjectStream, RequestError};
+
+/// Handlers get it as their state.
+pub type SharedApp = Arc<App>;
+
+/// State of the server.
+pub struct App {
+    /// What is served.
+    pub endpoint: Endpoint,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How long a client may be silent, or take nothing, in the middle of a request.
+    pub idle_timeout: Duration,
+    /// Every task of the server.
+    pub tasks: TaskTracker,
+    /// Ends every task of the server at once.
+    pub abort: CancellationToken,
+}
+
+impl App {
+    /// The state of a server that has no connection yet.
+    pub fn new(endpoint: Endpoint, idle_timeout: Duration) -> SharedApp {
+        Arc::new(Self {
+            endpoint,
+            metrics: Metrics::default(),
+            idle_timeout,
+            tasks: TaskTracker::new(),
+            abort: CancellationToken::new(),
+        })
+    }
+
+    /// Counts a failed request and says how to answer it.
+    pub fn failure(&self, error: RequestError) -> Failure {
+        let failure = Failure::from(error);
+        if failure.by_peer {
+            self.metrics.peer_failed(failure.code);
+        }
+        failure
+    }
+
+    /// The bytes of an object as the body of an answer. An error breaks the connection.
+    pub fn body_of(self: &Arc<Self>, object: ObjectStream) -> Body {
+        if object.start == object.end {
+            return Body::empty();
+        }
+        let app = self.clone();
+        Body::from_stream(object.body.map(move |bytes| match bytes {
+            Ok(bytes) => {
+                app.metrics.sent.inc_by(bytes.len() as u64);
+                Ok(bytes)
+            }
+            Err(error) => {
+                let failure = app.failure(error);
+                debug!(code = failure.code, "an answer was broken off: {}", failure.detail);
+                Err(failure)
+            }
+        }))
+    }
+}

@@ -1,0 +1,97 @@
+//! One client's connection.
+
+use std::pin::pin;
+use std::time::Instant;
+
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::app::SharedApp;
+use super::patience::PatientWriter;
+use super::routes::{Route, router};
+
+/// Starts connections.
+pub struct Connections {
+    app: SharedApp,
+    router: Router,
+    shutdown: CancellationToken,
+}
+
+/// One more connection, for as long as this is held.
+struct Counted {
+    gauge: Gauge,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
+impl Connections {
+    /// After `shutdown` a connection ends with the request it is busy with.
+    pub fn new(app: SharedApp, shutdown: CancellationToken) -> Self {
+        Self { router: router(app.clone()), app, shutdown }
+    }
+
+    /// Serves a connection in a task of its own, which holds `slot`.
+    pub fn start(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
+        let gauge = self.app.metrics.connections.clone();
+        gauge.inc();
+        let counted = Counted { gauge, _slot: slot };
+        let (app, router) = (self.app.clone(), self.router.clone());
+        let shutdown = self.shutdown.clone();
+        self.app.tasks.spawn(async move {
+            let abort = app.abort.clone();
+            if let Some(Err(error)) = abort.run_until_cancelled(run(stream, app, router, shutdown)).await {
+                debug!(%error, "a connection was broken off");
+            }
+            drop(counted);
+        });
+    }
+}
+
+async fn run(
+    stream: TcpStream,
+    app: SharedApp,
+    router: Router,
+    shutdown: CancellationToken,
+) -> hyper::Result<()> {
+    // Small answers must not wait for the acknowledgement of earlier ones. Failing that, they are just slower.
+    let _ = stream.set_nodelay(true);
+    let idle_timeout = app.idle_timeout;
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (started, route) = (Instant::now(), Route::of(request.uri().path()));
+        let answer = router.call(request);
+        let app = app.clone();
+        async move {
+            let answer = answer.await?;
+            app.metrics.answered(route, answer.status(), started.elapsed());
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle_timeout)
+        .serve_connection(TokioIo::new(PatientWriter::new(stream, idle_timeout)), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => result,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}

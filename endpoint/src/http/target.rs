@@ -1,0 +1,74 @@
+//! Which object, and where.
+
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::Uri;
+use axum::http::request::Parts;
+use proxystore_shared::{EndpointId, ObjectId};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
+
+use super::failure::Failure;
+use super::problem::ApiError;
+
+/// The object a request is about.
+pub struct Target {
+    /// Its id.
+    pub id: ObjectId,
+    /// The endpoint that was asked for, if one was.
+    pub at: Option<EndpointId>,
+}
+
+/// Query of the Python client's routes.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct KeyParameters {
+    /// Object id.
+    #[param(required = true)]
+    key: Option<String>,
+    /// Endpoint that holds the object; this one if absent.
+    #[param(format = "uuid")]
+    endpoint: Option<String>,
+}
+
+/// Query of the resource API's requests for one object.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PlaceParameters {
+    /// Endpoint that holds the object; this one if absent.
+    #[param(format = "uuid")]
+    endpoint: Option<String>,
+}
+
+impl Target {
+    /// Reads `?key=` and `?endpoint=`, as Python's clients write them.
+    pub fn from_query(uri: &Uri) -> Result<Self, Failure> {
+        let KeyParameters { key, endpoint } = query(uri)?;
+        let missing = || Failure::bad_request("missing_key", "the request has no parameter \"key\"");
+        Ok(Self { id: key.ok_or_else(missing)?.try_into()?, at: place(endpoint)? })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Target {
+    type Rejection = ApiError;
+
+    /// Reads `/v1/objects/{object_id}?endpoint=`; an encoded slash belongs to the id.
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let path = Path::<String>::from_request_parts(parts, &()).await;
+        let Path(id) = path.map_err(|error| Failure::bad_request("invalid_object_id", error.body_text()))?;
+        let PlaceParameters { endpoint } = query(&parts.uri)?;
+        Ok(Self { id: ObjectId::try_from(id)?, at: place(endpoint)? })
+    }
+}
+
+/// Parses a query string.
+pub fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Failure> {
+    let parsed = Query::try_from_uri(uri);
+    parsed.map(|Query(parameters)| parameters).map_err(|error| {
+        Failure::bad_request("invalid_query", format!("the query string is not understood: {error}"))
+    })
+}
+
+fn place(text: Option<String>) -> Result<Option<EndpointId>, Failure> {
+    Ok(text.map(|text| text.parse()).transpose()?)
+}

@@ -1,0 +1,20 @@
+//! An endpoint: the object store of one site, reachable from every other.
+//!
+//! Clients of the site talk HTTP to it ([`http`]). It keeps objects ([`storage`]), introduces itself at a relay
+//! ([`signaling`]), and opens encrypted sessions to the endpoints of other sites ([`peer`], over [`transport`]),
+//! through which it fetches and stores objects on its clients' behalf. [`Endpoint`] ties these together,
+//! [`server`] runs all of it, and [`cli`] is the program people use.
+
+pub mod cli;
+pub mod endpoint;
+pub mod http;
+pub mod identity;
+mod local;
+pub mod peer;
+mod reader;
+pub mod server;
+pub mod signaling;
+pub mod storage;
+pub mod transport;
+
+pub use endpoint::Endpoint;

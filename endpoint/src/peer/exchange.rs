@@ -1,0 +1,167 @@
+//! Asks a peer something, on whatever session there is, and on another if that one turns out to be dead.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use noq::{PathId, RecvStream, SendStream};
+use proxystore_shared::EndpointId;
+use proxystore_shared::frame::{Answer, Request};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::PeerError;
+use super::manager::PeerManager;
+use super::session::{Busy, Session};
+use super::wire::{WireError, receive_header, send_bytes, send_header};
+
+/// Sessions tried for one request. The first may be a leftover of a peer that has restarted, the second may be
+/// lost to a race with its idle timeout.
+const ATTEMPTS: usize = 3;
+
+/// Between looks at whether anything arrives.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Silence while an answer is due before the peer is asked for a sign of life.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// Silence, beyond three round trips, before another session is sought beside the silent one.
+const SUSPICIOUS: Duration = Duration::from_millis(750);
+
+/// An answer, and what follows it.
+pub struct Reply {
+    /// The header.
+    pub answer: Answer,
+    /// For more of the request.
+    pub send: SendStream,
+    /// For the bytes behind the header.
+    pub receive: RecvStream,
+    /// Keeps the session from being closed as idle.
+    pub busy: Busy,
+}
+
+/// Why one attempt failed.
+enum Failed {
+    /// The session is of no use: try another.
+    Session(String),
+    /// Another session would not help.
+    Request(PeerError),
+}
+
+impl From<WireError> for Failed {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Gone(why) => Self::Session(why),
+            other => Self::Request(other.into()),
+        }
+    }
+}
+
+impl From<WireError> for PeerError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Stalled(limit) => Self::Stalled(limit),
+            WireError::Gone(why) => Self::Lost(why),
+            WireError::Header(error) => Self::Protocol(error.to_string()),
+            WireError::Short(read) => Self::Protocol(format!("an answer ended after {read} bytes")),
+        }
+    }
+}
+
+impl PeerManager {
+    /// Sends `request` with the bytes that belong to it, and receives the answer's header. A refusal is an error.
+    ///
+    /// With `repeatable`, the request is sent again on another session if the first dies before it answered.
+    pub(super) async fn ask(
+        &self,
+        peer: EndpointId,
+        request: &Request,
+        bytes: &[Bytes],
+        repeatable: bool,
+    ) -> Result<Reply, PeerError> {
+        let mut dead = None;
+        let mut why = String::new();
+        for _ in 0..if repeatable { ATTEMPTS } else { 1 } {
+            let session = self.session(peer, dead).await?;
+            dead = Some(session.id());
+            match self.attempt(peer, session, request, bytes).await {
+                Ok(Reply { answer: Answer::Failed { reason, message }, .. }) => {
+                    return Err(PeerError::Refused { reason, message });
+                }
+                Ok(reply) => return Ok(reply),
+                Err(Failed::Request(error)) => return Err(error),
+                Err(Failed::Session(error)) => {
+                    debug!(%peer, %error, "a session failed a request");
+                    why = error;
+                }
+            }
+        }
+        Err(PeerError::Lost(why))
+    }
+
+    async fn attempt(
+        &self,
+        peer: EndpointId,
+        session: Arc<Session>,
+        request: &Request,
+        bytes: &[Bytes],
+    ) -> Result<Reply, Failed> {
+        let limit = self.context.config.read_timeout();
+        let suspicion = self.replaced_if_silent(peer, session.clone());
+        tokio::select! {
+            biased;
+            reply = exchange(session, request, bytes, limit) => reply,
+            replaced = suspicion => Err(replaced),
+        }
+    }
+
+    /// Finishes when `session` has been silent and another one is open, or cannot be had.
+    fn replaced_if_silent(&self, peer: EndpointId, session: Arc<Session>) -> impl Future<Output = Failed> {
+        async move {
+            until_silent(&session).await;
+            match self.session(peer, Some(session.id())).await {
+                Ok(_) => Failed::Session("the peer was silent".into()),
+                Err(error) => Failed::Request(error),
+            }
+        }
+    }
+}
+
+async fn exchange(
+    session: Arc<Session>,
+    request: &Request,
+    bytes: &[Bytes],
+    limit: Duration,
+) -> Result<Reply, Failed> {
+    let busy = session.busy();
+    let opened = timeout(limit, session.connection().open_bi()).await;
+    let (mut send, mut receive) = opened
+        .map_err(|_| Failed::Request(PeerError::Stalled(limit)))?
+        .map_err(|error| Failed::Session(error.to_string()))?;
+    send_header(&mut send, request, limit).await?;
+    send_bytes(&mut send, bytes, limit).await?;
+    let answer = receive_header(&mut receive, limit).await?;
+    Ok(Reply { answer, send, receive, busy })
+}
+
+/// Returns once nothing has arrived on the connection for longer than a living peer takes.
+async fn until_silent(session: &Session) {
+    let mut received = session.vitals().received_datagrams;
+    let mut heard = Instant::now();
+    loop {
+        sleep(LOOK).await;
+        let vitals = session.vitals();
+        if vitals.received_datagrams != received {
+            received = vitals.received_datagrams;
+            heard = Instant::now();
+        } else if heard.elapsed() > SUSPICIOUS + 3 * vitals.round_trip || session.is_closed() {
+            return;
+        } else if heard.elapsed() > QUIET
+            && let Some(path) = session.connection().path(PathId::ZERO)
+        {
+            // A closed path answers as little as a dead peer.
+            let _ = path.ping();
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Sessions with other endpoints, and the requests that run over them.
+//!
+//! [`manager`] finds the task of a peer ([`actor`]); the task comes to a connection with it by offer and answer
+//! ([`negotiation`]); requests go out over it ([`requests`], [`upload`]) and are served from it ([`serve`]).
+
+mod actor;
+mod context;
+pub mod error;
+mod exchange;
+pub mod manager;
+mod negotiation;
+mod pins;
+mod remote_object;
+mod requests;
+mod serve;
+mod session;
+pub mod status;
+mod tickets;
+mod upload;
+mod wire;
+
+pub use error::PeerError;
+pub use manager::{PeerManager, PeerOptions};
+pub use status::{PeerState, PeerStatus, RelayStatus};

@@ -1,0 +1,234 @@
+//! One side step by step, then two sides over a network that delays and reorders.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn id(number: u128) -> EndpointId {
+    Uuid::from_u128(number).into()
+}
+
+fn counterpart() -> Counterpart {
+    Counterpart { key: PublicKey([1; 32]), candidates: Vec::new() }
+}
+
+fn session(number: u64) -> SessionId {
+    SessionId(number)
+}
+
+/// The actions without what they carry, for comparing.
+fn names(actions: &[Action]) -> Vec<&'static str> {
+    let name = |action: &Action| match action {
+        Action::SendOffer(_) => "offer",
+        Action::SendAnswer(_) => "answer",
+        Action::Dial(_) => "dial",
+        Action::Nominate(_) => "nominate",
+        Action::Use(_) => "use",
+        Action::Retire(_) => "retire",
+        Action::Close(_) => "close",
+        Action::Fail(_) => "fail",
+    };
+    actions.iter().map(name).collect()
+}
+
+/// One side under a clock that stands still unless told.
+struct Side {
+    negotiation: Negotiation,
+    now: Instant,
+}
+
+impl Side {
+    fn new(us: u128, peer: u128) -> Self {
+        Self { negotiation: Negotiation::new(id(us), id(peer), TIMEOUT), now: Instant::now() }
+    }
+
+    fn on(&mut self, input: Input) -> Vec<&'static str> {
+        names(&self.negotiation.handle(self.now, input))
+    }
+
+    fn after(&mut self, time: Duration) -> Vec<&'static str> {
+        self.now += time;
+        self.on(Input::Tick)
+    }
+}
+
+#[test]
+fn the_offerer_takes_the_first_connection_and_nominates_it() {
+    let mut side = Side::new(1, 2);
+    assert_eq!(side.on(Input::Wanted(session(7))), ["offer"]);
+    assert_eq!(side.on(Input::Wanted(session(8))), [""; 0], "one attempt at a time");
+    assert_eq!(side.on(Input::Answer(session(9), counterpart())), [""; 0], "an answer to something else");
+    assert_eq!(side.on(Input::Answer(session(7), counterpart())), ["dial"]);
+    assert_eq!(side.on(Input::Up(1)), ["nominate", "use"]);
+    assert_eq!(side.on(Input::Up(2)), [""; 0]);
+    assert_eq!(side.negotiation.in_use(), Some(1));
+    assert_eq!(side.after(SPARE_GRACE), ["close"]);
+}
+
+#[test]
+fn the_answerer_waits_for_the_nomination() {
+    let mut side = Side::new(2, 1);
+    assert_eq!(side.on(Input::Offer(session(7), counterpart())), ["answer", "dial"]);
+    assert_eq!(side.on(Input::Up(1)), [""; 0]);
+    assert_eq!(side.on(Input::Up(2)), [""; 0]);
+    assert_eq!(side.on(Input::Nominated(2)), ["use"]);
+    assert_eq!(side.on(Input::Nominated(2)), [""; 0]);
+    assert_eq!(side.after(SPARE_GRACE), ["close"], "the one that was not chosen");
+}
+
+#[test]
+fn of_two_offers_the_smaller_ids_stands() {
+    let (mut small, mut large) = (Side::new(1, 2), Side::new(2, 1));
+    small.on(Input::Wanted(session(1)));
+    large.on(Input::Wanted(session(2)));
+    assert_eq!(small.on(Input::Offer(session(2), counterpart())), [""; 0]);
+    assert_eq!(large.on(Input::Offer(session(1), counterpart())), ["answer", "dial"]);
+}
+
+#[test]
+fn a_silent_connection_serves_until_another_is_chosen() {
+    let mut side = Side::new(1, 2);
+    side.on(Input::Wanted(session(1)));
+    side.on(Input::Up(1));
+    assert_eq!(side.on(Input::Wanted(session(2))), ["offer"]);
+    assert_eq!(side.negotiation.in_use(), Some(1));
+    assert_eq!(side.on(Input::Up(2)), ["nominate", "use", "retire"]);
+    assert_eq!(side.negotiation.in_use(), Some(2));
+}
+
+#[test]
+fn a_restarted_peers_offer_is_answered_though_a_session_seems_open() {
+    let mut side = Side::new(1, 2);
+    side.on(Input::Wanted(session(1)));
+    side.on(Input::Up(1));
+    assert_eq!(side.on(Input::Offer(session(2), counterpart())), ["answer", "dial"]);
+    side.on(Input::Up(2));
+    assert_eq!(side.on(Input::Nominated(2)), ["use", "retire"]);
+}
+
+#[test]
+fn failures_say_how_far_it_came() {
+    let stage_after = |inputs: Vec<Input>| {
+        let mut side = Side::new(1, 2);
+        inputs.into_iter().for_each(|input| drop(side.on(input)));
+        side.now += TIMEOUT;
+        match side.negotiation.handle(side.now, Input::Tick).pop() {
+            Some(Action::Fail(Failure::Timeout(stage))) => stage,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(stage_after(vec![Input::Wanted(session(1))]), Stage::Unanswered);
+    let answered = vec![Input::Wanted(session(1)), Input::Answer(session(1), counterpart())];
+    assert_eq!(stage_after(answered), Stage::Unreachable);
+    assert_eq!(stage_after(vec![Input::Offer(session(1), counterpart()), Input::Up(1)]), Stage::Undecided);
+}
+
+#[test]
+fn a_rejection_ends_the_attempt_at_once() {
+    let mut side = Side::new(1, 2);
+    side.on(Input::Wanted(session(1)));
+    assert_eq!(side.on(Input::Rejected(PeerError::Unknown("no such peer".into()))), ["fail"]);
+    assert!(!side.negotiation.is_trying());
+    assert_eq!(side.on(Input::Wanted(session(2))), ["offer"]);
+}
+
+/// What is on its way from one side to the other.
+#[derive(Debug, Clone)]
+enum Letter {
+    Offer(SessionId),
+    Answer(SessionId),
+    Nomination(ConnectionId),
+}
+
+/// Two sides, each with its letters on the way and the connections that are about to come up at either.
+struct World {
+    sides: [Side; 2],
+    letters: [VecDeque<Letter>; 2],
+    rising: [VecDeque<ConnectionId>; 2],
+    connections: ConnectionId,
+    next_session: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            sides: [Side::new(1, 2), Side::new(2, 1)],
+            letters: Default::default(),
+            rising: Default::default(),
+            connections: 0,
+            next_session: 0,
+        }
+    }
+
+    fn input(&mut self, at: usize, input: Input) {
+        let now = self.sides[at].now;
+        for action in self.sides[at].negotiation.handle(now, input) {
+            match action {
+                Action::SendOffer(session) => self.letters[1 - at].push_back(Letter::Offer(session)),
+                Action::SendAnswer(session) => self.letters[1 - at].push_back(Letter::Answer(session)),
+                Action::Nominate(connection) => self.letters[1 - at].push_back(Letter::Nomination(connection)),
+                Action::Dial(_) => {
+                    self.connections += 1;
+                    self.rising.iter_mut().for_each(|rising| rising.push_back(self.connections));
+                }
+                Action::Fail(failure) => panic!("{failure:?}"),
+                Action::Use(_) | Action::Retire(_) | Action::Close(_) => {}
+            }
+        }
+    }
+
+    fn want(&mut self, at: usize) {
+        self.next_session += 1;
+        self.input(at, Input::Wanted(session(self.next_session)));
+    }
+
+    /// Lets one thing happen at one side; `late` picks which kind first.
+    fn step(&mut self, at: usize, late: bool) {
+        if late || self.letters[at].is_empty() {
+            if let Some(connection) = self.rising[at].pop_front() {
+                return self.input(at, Input::Up(connection));
+            }
+        }
+        match self.letters[at].pop_front() {
+            Some(Letter::Offer(session)) => self.input(at, Input::Offer(session, counterpart())),
+            Some(Letter::Answer(session)) => self.input(at, Input::Answer(session, counterpart())),
+            Some(Letter::Nomination(connection)) => {
+                // A nomination travels on the connection, so the connection is up by then.
+                if let Some(index) = self.rising[at].iter().position(|rising| *rising == connection) {
+                    self.rising[at].remove(index);
+                    self.input(at, Input::Up(connection));
+                }
+                self.input(at, Input::Nominated(connection));
+            }
+            None => {}
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        (0..2).all(|at| self.letters[at].is_empty() && self.rising[at].is_empty())
+    }
+}
+
+proptest! {
+    #[test]
+    fn both_sides_come_to_use_the_same_connection(
+        wants in proptest::collection::vec(any::<bool>(), 1..4),
+        steps in proptest::collection::vec(any::<(bool, bool)>(), 0..60),
+    ) {
+        let mut world = World::new();
+        wants.into_iter().for_each(|second| world.want(usize::from(second)));
+        steps.into_iter().for_each(|(second, late)| world.step(usize::from(second), late));
+        while !world.is_quiet() {
+            (0..2).for_each(|at| world.step(at, false));
+        }
+        let [a, b] = world.sides.map(|side| side.negotiation);
+        prop_assert!(a.in_use().is_some());
+        prop_assert_eq!(a.in_use(), b.in_use());
+        prop_assert!(!a.is_trying() && !b.is_trying());
+    }
+}

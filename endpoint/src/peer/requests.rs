@@ -1,0 +1,111 @@
+//! The operations on a peer's objects, apart from uploads.
+
+use futures_util::{StreamExt as _, stream};
+use proxystore_shared::frame::{Answer, INLINE_LEN, ObjectMeta, Request};
+use proxystore_shared::{Digest, EndpointId, ObjectId};
+
+use super::PeerError;
+use super::exchange::Reply;
+use super::manager::PeerManager;
+use super::remote_object::RemoteObject;
+use super::wire::receive_bytes;
+use crate::endpoint::{GetOptions, GetOutcome, ObjectStream, RequestError};
+use crate::local::resolve_range;
+
+impl PeerManager {
+    /// Opens an object of `peer`.
+    pub async fn get(
+        &self,
+        peer: EndpointId,
+        id: &ObjectId,
+        options: GetOptions,
+    ) -> Result<GetOutcome, RequestError> {
+        let opened = self.open(peer, id, options).await;
+        opened.map_err(|error| RequestError::Peer { peer, error })
+    }
+
+    async fn open(&self, peer: EndpointId, id: &ObjectId, options: GetOptions) -> Result<GetOutcome, PeerError> {
+        let GetOptions { range, if_none_match } = options;
+        let request = Request::Get { object_id: id.clone(), range, if_none_match };
+        let reply = self.ask(peer, &request, &[], true).await?;
+        match &reply.answer {
+            Answer::Missing => Ok(GetOutcome::Missing),
+            Answer::NotModified { meta } if if_none_match == Some(meta.digest) => {
+                Ok(GetOutcome::NotModified(meta.clone()))
+            }
+            Answer::Object { meta, start, end, ticket } => {
+                let (meta, start, end, inline) = (meta.clone(), *start, *end, ticket.is_none());
+                let asked = resolve_range(range, meta.size).ok();
+                if asked != Some((start, end)) {
+                    return Err(PeerError::Protocol(format!("the part {start}..{end} was not asked for")));
+                }
+                self.body(peer, id, meta, (start, end), inline, reply).await.map(GetOutcome::Found)
+            }
+            other => Err(unexpected("get", other)),
+        }
+    }
+
+    async fn body(
+        &self,
+        peer: EndpointId,
+        id: &ObjectId,
+        meta: ObjectMeta,
+        (start, end): (u64, u64),
+        inline: bool,
+        reply: Reply,
+    ) -> Result<ObjectStream, PeerError> {
+        if inline {
+            return self.receive_inline(meta, start, end, reply).await;
+        }
+        let object = RemoteObject::new(self.clone(), peer, id.clone(), reply);
+        let object = object.ok_or_else(|| PeerError::Protocol("a large object came without a ticket".into()))?;
+        Ok(ObjectStream { meta, start, end, body: object.read(start, end) })
+    }
+
+    async fn receive_inline(
+        &self,
+        meta: ObjectMeta,
+        start: u64,
+        end: u64,
+        mut reply: Reply,
+    ) -> Result<ObjectStream, PeerError> {
+        if end - start > INLINE_LEN {
+            return Err(PeerError::Protocol("a large object came in one piece".into()));
+        }
+        let limit = self.context.config.read_timeout();
+        let bytes = receive_bytes(&mut reply.receive, (end - start) as usize, limit).await?;
+        if (start, end) == (0, meta.size) && Digest::of(&bytes) != meta.digest {
+            return Err(PeerError::Protocol("the bytes are not those of the object".into()));
+        }
+        let body = stream::iter((!bytes.is_empty()).then_some(Ok(bytes))).boxed();
+        Ok(ObjectStream { meta, start, end, body })
+    }
+
+    /// What is known of an object of `peer`.
+    pub async fn stat(&self, peer: EndpointId, id: &ObjectId) -> Result<Option<ObjectMeta>, RequestError> {
+        let request = Request::Stat { object_id: id.clone() };
+        let reply = self.ask(peer, &request, &[], true).await;
+        let known = reply.and_then(|reply| match reply.answer {
+            Answer::Known { meta } => Ok(Some(meta)),
+            Answer::Missing => Ok(None),
+            other => Err(unexpected("stat", &other)),
+        });
+        known.map_err(|error| RequestError::Peer { peer, error })
+    }
+
+    /// Has `peer` forget an object; tells whether it was there.
+    pub async fn evict(&self, peer: EndpointId, id: &ObjectId) -> Result<bool, RequestError> {
+        let request = Request::Evict { object_id: id.clone() };
+        let reply = self.ask(peer, &request, &[], true).await;
+        let evicted = reply.and_then(|reply| match reply.answer {
+            Answer::Evicted { existed } => Ok(existed),
+            other => Err(unexpected("evict", &other)),
+        });
+        evicted.map_err(|error| RequestError::Peer { peer, error })
+    }
+}
+
+/// The answer belongs to another question.
+pub(super) fn unexpected(asked: &str, answer: &Answer) -> PeerError {
+    PeerError::Protocol(format!("asked to {asked}, answered {answer:?}"))
+}

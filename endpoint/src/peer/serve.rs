@@ -1,0 +1,285 @@
+//! Serves a peer's requests on one connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use noq::{RecvStream, SendStream};
+use proxystore_shared::digest::{GROUP_LEN, group_count, group_digest};
+use proxystore_shared::frame::{Answer, ByteRange, INLINE_LEN, Refusal, Request};
+use proxystore_shared::{Digest, EndpointId, ObjectId};
+use tracing::{debug, warn};
+
+use super::context::Context;
+use super::session::Session;
+use super::tickets::{Open, Tickets, Uploading};
+use super::wire::{WireError, receive_bytes, receive_header, send_bytes, send_header};
+use crate::endpoint::{PutOptions, RequestError};
+use crate::peer::actor::Command;
+use crate::storage::{Expected, StorageError, StoredObject};
+use crate::{local, reader};
+
+/// A ticket ends with its stream or its connection, or when nothing was asked under it for this long.
+const TICKET_IDLE: Duration = Duration::from_secs(600);
+
+/// Serves until the connection ends, then tells the peer's task.
+pub async fn run(context: Arc<Context>, peer: EndpointId, session: Arc<Session>) {
+    let tickets = Arc::new(Tickets::default());
+    while let Ok((send, receive)) = session.connection().accept_bi().await {
+        let server = Server {
+            context: context.clone(),
+            peer,
+            session: session.clone(),
+            tickets: tickets.clone(),
+            send,
+            receive,
+        };
+        context.tasks.spawn(server.serve());
+    }
+    let actor = context.actors.get(&peer).map(|sender| sender.clone());
+    if let Some(actor) = actor {
+        // A task that has ended has no use for the news.
+        let _ = actor.send(Command::Down(session.id())).await;
+    }
+}
+
+/// Tells the peer that this connection was chosen.
+pub async fn nominate(session: Arc<Session>, limit: Duration) {
+    let nominated = async {
+        let (mut send, _receive) =
+            session.connection().open_bi().await.map_err(|error| WireError::Gone(error.to_string()))?;
+        send_header(&mut send, &Request::Nominate, limit).await?;
+        // Dropping the receiving half before this arrived would be an error to the peer.
+        send.finish().map_err(|error| WireError::Gone(error.to_string()))?;
+        send.stopped().await.map_err(|error| WireError::Gone(error.to_string()))?;
+        Ok::<_, WireError>(())
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(limit, nominated).await {
+        debug!(%error, "the connection ended before it could be nominated");
+    }
+}
+
+/// Why a request was not served.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    /// The stream or connection failed: nobody to answer.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The peer is to be told.
+    #[error("{1}")]
+    Refused(Refusal, String),
+}
+
+impl From<StorageError> for ServeError {
+    fn from(error: StorageError) -> Self {
+        let reason = match &error {
+            StorageError::TooLarge { .. } => Refusal::TooLarge,
+            StorageError::Full { .. } => Refusal::Full,
+            StorageError::Exists => Refusal::Exists,
+            StorageError::Mismatch(_) | StorageError::NoSuchGroup(_) => Refusal::Invalid,
+            StorageError::Corrupt(_) => Refusal::Corrupt,
+            // The system's words name paths of this host, which are nobody else's business.
+            StorageError::Io(_) => {
+                warn!(%error, "storage failed a peer's request");
+                return Self::Refused(Refusal::Internal, "the peer's storage failed; its log says why".into());
+            }
+        };
+        Self::Refused(reason, error.to_string())
+    }
+}
+
+impl From<RequestError> for ServeError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Storage(error) => error.into(),
+            RequestError::Range { .. } => Self::Refused(Refusal::Range, error.to_string()),
+            RequestError::Upload(_) | RequestError::Peer { .. } => Self::Refused(Refusal::Internal, error.to_string()),
+        }
+    }
+}
+
+fn invalid(message: impl Into<String>) -> ServeError {
+    ServeError::Refused(Refusal::Invalid, message.into())
+}
+
+/// One stream: one request.
+struct Server {
+    context: Arc<Context>,
+    peer: EndpointId,
+    session: Arc<Session>,
+    tickets: Arc<Tickets>,
+    send: SendStream,
+    receive: RecvStream,
+}
+
+impl Server {
+    async fn serve(mut self) {
+        let busy = self.session.busy();
+        match self.dispatch().await {
+            Ok(()) => {}
+            Err(ServeError::Wire(error)) => debug!(peer = %self.peer, %error, "a request broke off"),
+            Err(ServeError::Refused(reason, message)) => {
+                debug!(peer = %self.peer, ?reason, message, "a request was refused");
+                // The peer may be gone; it will notice by itself.
+                let _ = self.answer(&Answer::Failed { reason, message }).await;
+            }
+        }
+        // Both fail only when the stream is finished or reset already.
+        let _ = self.send.finish();
+        drop(busy);
+    }
+
+    fn limit(&self) -> Duration {
+        self.context.config.read_timeout()
+    }
+
+    async fn answer(&mut self, answer: &Answer) -> Result<(), ServeError> {
+        let limit = self.limit();
+        Ok(send_header(&mut self.send, answer, limit).await?)
+    }
+
+    async fn dispatch(&mut self) -> Result<(), ServeError> {
+        let limit = self.limit();
+        let request = receive_header(&mut self.receive, limit).await.map_err(|error| match error {
+            WireError::Header(error) => invalid(error.to_string()),
+            other => other.into(),
+        })?;
+        match request {
+            Request::Get { object_id, range, if_none_match } => self.get(&object_id, range, if_none_match).await,
+            Request::Stat { object_id } => self.stat(&object_id).await,
+            Request::Evict { object_id } => self.evict(&object_id).await,
+            Request::Put { object_id, size, create_only, inline: Some(len) } => {
+                self.put_inline(&object_id, PutOptions { size, create_only }, len).await
+            }
+            Request::Put { object_id, size, create_only, inline: None } => {
+                self.put_parts(&object_id, PutOptions { size, create_only }).await
+            }
+            Request::Group { ticket, index } => self.group(ticket, index).await,
+            Request::Part { ticket, index, len, digest } => self.part(ticket, index, len, digest).await,
+            Request::Commit { .. } => Err(invalid("a commit belongs on the stream of its put")),
+            Request::Nominate => {
+                let nominated = Command::Nominated(self.session.id());
+                let actor = self.context.actors.get(&self.peer).map(|sender| sender.clone());
+                if let Some(actor) = actor {
+                    // A task that has ended has no use for the news.
+                    let _ = actor.send(nominated).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn get(
+        &mut self,
+        id: &ObjectId,
+        range: Option<ByteRange>,
+        if_none_match: Option<Digest>,
+    ) -> Result<(), ServeError> {
+        let Some(object) = self.context.storage.open(id).await? else {
+            return self.answer(&Answer::Missing).await;
+        };
+        let meta = object.meta().clone();
+        if if_none_match == Some(meta.digest) {
+            return self.answer(&Answer::NotModified { meta }).await;
+        }
+        let (start, end) = local::resolve_range(range, meta.size)?;
+        let groups = end.div_ceil(GROUP_LEN).saturating_sub(start / GROUP_LEN);
+        if groups <= 1 {
+            let group = object.group(start / GROUP_LEN).await?;
+            let first = start / GROUP_LEN * GROUP_LEN;
+            let segments = reader::clip(group.segments, start - first, end - first);
+            self.answer(&Answer::Object { meta, start, end, ticket: None }).await?;
+            let limit = self.limit();
+            return Ok(send_bytes(&mut self.send, &segments, limit).await?);
+        }
+        let ticket = self.tickets.open(Open::Read(object)).ok_or_else(too_many)?;
+        let served = self.hold_open(Answer::Object { meta, start, end, ticket: Some(ticket) }).await;
+        self.tickets.close(ticket);
+        served
+    }
+
+    /// The ticket is good until the peer ends its half of the stream.
+    async fn hold_open(&mut self, answer: Answer) -> Result<(), ServeError> {
+        self.answer(&answer).await?;
+        // Nothing more is said on this stream; an error is an end as well.
+        let _ = tokio::time::timeout(TICKET_IDLE, self.receive.read(&mut [0])).await;
+        Ok(())
+    }
+
+    async fn group(&mut self, ticket: u64, index: u64) -> Result<(), ServeError> {
+        let object: Arc<dyn StoredObject> = self.tickets.reading(ticket).ok_or_else(|| unknown(ticket))?;
+        if index >= group_count(object.meta().size) {
+            return Err(invalid(format!("the object has no group {index}")));
+        }
+        let group = object.group(index).await?;
+        self.answer(&Answer::Group { len: group.len(), digest: group.digest }).await?;
+        let limit = self.limit();
+        Ok(send_bytes(&mut self.send, &group.segments, limit).await?)
+    }
+
+    async fn stat(&mut self, id: &ObjectId) -> Result<(), ServeError> {
+        match self.context.storage.stat(id).await? {
+            Some(meta) => self.answer(&Answer::Known { meta }).await,
+            None => self.answer(&Answer::Missing).await,
+        }
+    }
+
+    async fn evict(&mut self, id: &ObjectId) -> Result<(), ServeError> {
+        let existed = self.context.storage.evict(id).await?;
+        self.answer(&Answer::Evicted { existed }).await
+    }
+
+    async fn put_inline(&mut self, id: &ObjectId, options: PutOptions, len: u64) -> Result<(), ServeError> {
+        if len > INLINE_LEN {
+            return Err(invalid(format!("{len} bytes are too many to travel with the request")));
+        }
+        let limit = self.limit();
+        let bytes = receive_bytes(&mut self.receive, len as usize, limit).await?;
+        let body = stream::iter([Ok(bytes)]).boxed();
+        let options = PutOptions { size: Some(len), ..options };
+        let meta = local::put(&self.context.storage, id, options, body).await?;
+        self.answer(&Answer::Stored { meta }).await
+    }
+
+    async fn put_parts(&mut self, id: &ObjectId, options: PutOptions) -> Result<(), ServeError> {
+        let upload = self.context.storage.begin(id, options.size, options.create_only).await?;
+        let uploading = Arc::new(Uploading::new(upload));
+        let ticket = self.tickets.open(Open::Upload(uploading.clone())).ok_or_else(too_many)?;
+        let served = self.collect_parts(ticket, &uploading).await;
+        self.tickets.close(ticket);
+        served
+    }
+
+    async fn collect_parts(&mut self, ticket: u64, uploading: &Uploading) -> Result<(), ServeError> {
+        self.answer(&Answer::Continue { ticket }).await?;
+        let Request::Commit { size, digest } = receive_header(&mut self.receive, TICKET_IDLE).await? else {
+            return Err(invalid("expected a commit"));
+        };
+        let meta = uploading.commit(Expected { size, digest }).await?;
+        self.answer(&Answer::Stored { meta }).await
+    }
+
+    async fn part(&mut self, ticket: u64, index: u64, len: u64, digest: Digest) -> Result<(), ServeError> {
+        let uploading = self.tickets.uploading(ticket).ok_or_else(|| unknown(ticket))?;
+        if len > GROUP_LEN {
+            return Err(invalid(format!("a part of {len} bytes is larger than a group")));
+        }
+        uploading.admit(index).await?;
+        let limit = self.limit();
+        let bytes: Bytes = receive_bytes(&mut self.receive, len as usize, limit).await?;
+        if group_digest(index, false, [&bytes[..]]) != digest {
+            return Err(invalid(format!("part {index} is damaged")));
+        }
+        uploading.add(index, bytes).await?;
+        self.answer(&Answer::Accepted).await
+    }
+}
+
+fn unknown(ticket: u64) -> ServeError {
+    invalid(format!("there is no open ticket {ticket}"))
+}
+
+fn too_many() -> ServeError {
+    invalid("too many transfers are open on this connection; wait for some to end")
+}

@@ -1,0 +1,53 @@
+//! What people and programs are told about peers and the relay.
+
+use proxystore_shared::EndpointId;
+use serde::Serialize;
+
+/// One peer that this endpoint has, or recently had, a session with.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct PeerStatus {
+    /// The peer.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: EndpointId,
+    /// Its name, as the relay passed it on.
+    pub name: Option<String>,
+    /// Whether there is a session.
+    pub state: PeerState,
+    /// UDP address in use.
+    pub address: Option<String>,
+    /// Round trip in milliseconds, smoothed.
+    pub round_trip_ms: Option<f64>,
+    /// UDP bytes sent in this session.
+    pub sent_bytes: u64,
+    /// UDP bytes received in this session.
+    pub received_bytes: u64,
+    /// Packets found lost in this session.
+    pub lost_packets: u64,
+    /// Requests under way, either direction.
+    pub running_requests: u64,
+    /// Why the last attempt to open a session failed.
+    pub last_error: Option<String>,
+}
+
+/// Whether there is a session with a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerState {
+    /// No session; the next request opens one.
+    Idle,
+    /// An offer is out, or addresses are being dialled.
+    Connecting,
+    /// Requests flow.
+    Connected,
+}
+
+/// The connection to the relay.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct RelayStatus {
+    /// Where the relay is.
+    pub address: String,
+    /// Whether this endpoint is registered there now.
+    pub connected: bool,
+    /// Why not, or why not before.
+    pub last_error: Option<String>,
+}

@@ -1,0 +1,137 @@
+//! What a peer has open on one connection: reads and uploads that span several streams.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use proxystore_shared::digest::GROUP_LEN;
+use proxystore_shared::frame::{MAX_GROUPS_IN_FLIGHT, ObjectMeta, Ticket};
+use tokio::sync::Mutex;
+
+use crate::storage::{Expected, StorageError, StoredObject, Upload};
+
+/// Open transfers on one connection: 16 uploads at full stretch hold 256 MiB of parts.
+const MAX_OPEN: usize = 256;
+
+/// Something that is open.
+pub enum Open {
+    /// A version of an object.
+    Read(Arc<dyn StoredObject>),
+    /// An upload.
+    Upload(Arc<Uploading>),
+}
+
+/// The open transfers of one connection.
+#[derive(Default)]
+pub struct Tickets {
+    next: AtomicU64,
+    open: DashMap<Ticket, Open>,
+}
+
+impl Tickets {
+    /// Issues a ticket; none when too many are open.
+    pub fn open(&self, what: Open) -> Option<Ticket> {
+        if self.open.len() >= MAX_OPEN {
+            return None;
+        }
+        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.insert(ticket, what);
+        Some(ticket)
+    }
+
+    /// Takes a ticket back.
+    pub fn close(&self, ticket: Ticket) {
+        self.open.remove(&ticket);
+    }
+
+    /// The read behind a ticket.
+    pub fn reading(&self, ticket: Ticket) -> Option<Arc<dyn StoredObject>> {
+        match self.open.get(&ticket)?.value() {
+            Open::Read(object) => Some(object.clone()),
+            Open::Upload(_) => None,
+        }
+    }
+
+    /// The upload behind a ticket.
+    pub fn uploading(&self, ticket: Ticket) -> Option<Arc<Uploading>> {
+        match self.open.get(&ticket)?.value() {
+            Open::Upload(uploading) => Some(uploading.clone()),
+            Open::Read(_) => None,
+        }
+    }
+}
+
+/// Joins parts, which arrive in any order, to an upload, which takes bytes in one.
+pub struct Uploading {
+    state: Mutex<Joining>,
+}
+
+struct Joining {
+    /// Gone once committed, or once storage refused.
+    upload: Option<Box<dyn Upload>>,
+    next: u64,
+    waiting: BTreeMap<u64, Bytes>,
+    /// Only the last part may be short.
+    short: bool,
+}
+
+impl Uploading {
+    /// Nothing has arrived yet.
+    pub fn new(upload: Box<dyn Upload>) -> Self {
+        let state = Joining { upload: Some(upload), next: 0, waiting: BTreeMap::new(), short: false };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Whether the part at `index` may be received: it must be new, and near the parts that are awaited, which
+    /// bounds what has to be held.
+    pub async fn admit(&self, index: u64) -> Result<(), StorageError> {
+        let state = self.state.lock().await;
+        let window = state.next..state.next + MAX_GROUPS_IN_FLIGHT as u64;
+        if !window.contains(&index) || state.waiting.contains_key(&index) {
+            return Err(StorageError::Mismatch(format!("part {index} does not follow part {}", state.next)));
+        }
+        Ok(())
+    }
+
+    /// Adds a part that was admitted.
+    pub async fn add(&self, index: u64, bytes: Bytes) -> Result<(), StorageError> {
+        let mut state = self.state.lock().await;
+        state.waiting.insert(index, bytes);
+        while let Some(bytes) = { let next = state.next; state.waiting.remove(&next) } {
+            state.append(bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores the object if it is what the peer says it sent.
+    pub async fn commit(&self, expected: Expected) -> Result<ObjectMeta, StorageError> {
+        let mut state = self.state.lock().await;
+        if !state.waiting.is_empty() {
+            return Err(StorageError::Mismatch(format!("part {} is missing", state.next)));
+        }
+        let upload = state.upload.take().ok_or_else(ended)?;
+        upload.commit(Some(expected)).await
+    }
+}
+
+impl Joining {
+    async fn append(&mut self, bytes: Bytes) -> Result<(), StorageError> {
+        if self.short {
+            return Err(StorageError::Mismatch(format!("part {} follows a short part", self.next)));
+        }
+        self.short = (bytes.len() as u64) < GROUP_LEN;
+        let upload = self.upload.as_mut().ok_or_else(ended)?;
+        if let Err(error) = upload.write(bytes).await {
+            self.upload = None;
+            return Err(error);
+        }
+        self.next += 1;
+        Ok(())
+    }
+}
+
+fn ended() -> StorageError {
+    StorageError::Mismatch("the upload has ended".into())
+}

@@ -1,0 +1,177 @@
+//! Stores an object at a peer while it arrives from a client, without ever holding all of it.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use proxystore_shared::digest::{GROUP_LEN, GroupTree, group_digest};
+use proxystore_shared::frame::{Answer, MAX_GROUPS_IN_FLIGHT, ObjectMeta, Request, Ticket};
+use proxystore_shared::{Digest, EndpointId, ObjectId};
+use tokio::time::timeout;
+
+use super::PeerError;
+use super::exchange::Reply;
+use super::manager::PeerManager;
+use super::requests::unexpected;
+use super::session::Session;
+use super::wire::{receive_header, send_bytes, send_header};
+use crate::endpoint::{Incoming, PutOptions, RequestError};
+
+/// A client's body, cut into groups.
+struct Groups {
+    body: Incoming,
+    /// Bytes that arrived beyond the last group.
+    rest: BytesMut,
+    /// A group that was looked at and put back.
+    put_back: Option<Bytes>,
+    announced: Option<u64>,
+    arrived: u64,
+}
+
+impl Groups {
+    fn new(body: Incoming, announced: Option<u64>) -> Self {
+        Self { body, rest: BytesMut::new(), put_back: None, announced, arrived: 0 }
+    }
+
+    /// The next group; shorter than [`GROUP_LEN`] only at the end, none after it.
+    async fn next(&mut self) -> Result<Option<Bytes>, RequestError> {
+        if let Some(group) = self.put_back.take() {
+            return Ok(Some(group));
+        }
+        while (self.rest.len() as u64) < GROUP_LEN {
+            let Some(bytes) = self.body.try_next().await.map_err(RequestError::Upload)? else {
+                self.check_arrived()?;
+                return Ok((!self.rest.is_empty()).then(|| self.rest.split().freeze()));
+            };
+            self.arrived += bytes.len() as u64;
+            self.rest.extend_from_slice(&bytes);
+        }
+        Ok(Some(self.rest.split_to(GROUP_LEN as usize).freeze()))
+    }
+
+    /// Whether the body has ended.
+    async fn is_at_end(&mut self) -> Result<bool, RequestError> {
+        self.put_back = self.next().await?;
+        Ok(self.put_back.is_none())
+    }
+
+    fn check_arrived(&self) -> Result<(), RequestError> {
+        match self.announced {
+            Some(size) if size != self.arrived => {
+                let message = format!("{} of {size} bytes arrived", self.arrived);
+                Err(RequestError::Upload(io::Error::new(io::ErrorKind::UnexpectedEof, message)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl PeerManager {
+    /// Stores an object at `peer`.
+    pub async fn put(
+        &self,
+        peer: EndpointId,
+        id: &ObjectId,
+        options: PutOptions,
+        body: Incoming,
+    ) -> Result<ObjectMeta, RequestError> {
+        let failed = |error| RequestError::Peer { peer, error };
+        let mut groups = Groups::new(body, options.size);
+        let first = groups.next().await?.unwrap_or_default();
+        if groups.is_at_end().await? {
+            return self.put_inline(peer, id, options, first).await.map_err(failed);
+        }
+        let request =
+            Request::Put { object_id: id.clone(), size: options.size, create_only: options.create_only, inline: None };
+        // Nothing is stored before the commit, so the opening may be repeated.
+        let reply = self.ask(peer, &request, &[], true).await.map_err(failed)?;
+        let Answer::Continue { ticket } = reply.answer else {
+            return Err(failed(unexpected("put", &reply.answer)));
+        };
+        self.put_parts(peer, ticket, reply, first, groups).await
+    }
+
+    async fn put_inline(
+        &self,
+        peer: EndpointId,
+        id: &ObjectId,
+        options: PutOptions,
+        bytes: Bytes,
+    ) -> Result<ObjectMeta, PeerError> {
+        let size = bytes.len() as u64;
+        let create_only = options.create_only;
+        let request = Request::Put { object_id: id.clone(), size: Some(size), create_only, inline: Some(size) };
+        // A second create-only put would meet the first.
+        let reply = self.ask(peer, &request, &[bytes], !create_only).await?;
+        match reply.answer {
+            Answer::Stored { meta } if meta.size == size => Ok(meta),
+            other => Err(unexpected("put", &other)),
+        }
+    }
+
+    async fn put_parts(
+        &self,
+        peer: EndpointId,
+        ticket: Ticket,
+        mut reply: Reply,
+        first: Bytes,
+        mut groups: Groups,
+    ) -> Result<ObjectMeta, RequestError> {
+        let failed = |error| RequestError::Peer { peer, error };
+        let limit = self.context.config.read_timeout();
+        let session = reply.busy.session().clone();
+        let mut tree = GroupTree::default();
+        let mut under_way = FuturesUnordered::new();
+        let (mut index, mut size) = (0, 0);
+        let mut next = Some(first);
+        while let Some(bytes) = next {
+            let digest = group_digest(index, false, [&bytes[..]]);
+            tree.push(digest);
+            size += bytes.len() as u64;
+            under_way.push(self.put_part(session.clone(), ticket, index, digest, bytes));
+            index += 1;
+            next = loop {
+                tokio::select! {
+                    biased;
+                    Some(accepted) = under_way.next() => accepted.map_err(failed)?,
+                    group = groups.next(), if under_way.len() < MAX_GROUPS_IN_FLIGHT => break group?,
+                }
+            };
+        }
+        under_way.try_collect::<()>().await.map_err(failed)?;
+        let digest = tree.finish();
+        let committed = async {
+            send_header(&mut reply.send, &Request::Commit { size, digest }, limit).await?;
+            match receive_header(&mut reply.receive, limit).await? {
+                Answer::Stored { meta } if meta.digest == digest => Ok(meta),
+                Answer::Failed { reason, message } => Err(PeerError::Refused { reason, message }),
+                other => Err(unexpected("commit", &other)),
+            }
+        };
+        committed.await.map_err(failed)
+    }
+
+    async fn put_part(
+        &self,
+        session: Arc<Session>,
+        ticket: Ticket,
+        index: u64,
+        digest: Digest,
+        bytes: Bytes,
+    ) -> Result<(), PeerError> {
+        let limit = self.context.config.read_timeout();
+        let opened = timeout(limit, session.connection().open_bi()).await;
+        let opened = opened.map_err(|_| PeerError::Stalled(limit))?;
+        let (mut send, mut receive) = opened.map_err(|error| PeerError::Lost(error.to_string()))?;
+        let part = Request::Part { ticket, index, len: bytes.len() as u64, digest };
+        send_header(&mut send, &part, limit).await?;
+        send_bytes(&mut send, &[bytes], limit).await?;
+        match receive_header(&mut receive, limit).await? {
+            Answer::Accepted => Ok(()),
+            Answer::Failed { reason, message } => Err(PeerError::Refused { reason, message }),
+            other => Err(unexpected("part", &other)),
+        }
+    }
+}

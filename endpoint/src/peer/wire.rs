@@ -1,0 +1,90 @@
+//! Reads and writes headers and bytes on the streams of a connection, within deadlines.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use noq::{ReadExactError, RecvStream, SendStream, WriteError};
+use proxystore_shared::frame::{self, HeaderError, LENGTH_LEN};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+/// Why a header or a body did not arrive or could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// Nothing moved for as long as is allowed.
+    #[error("nothing moved for {} s", .0.as_secs())]
+    Stalled(Duration),
+    /// The connection or the stream is gone; the same request may succeed on another connection.
+    #[error("{0}")]
+    Gone(String),
+    /// The bytes are not what was agreed.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// The stream ended early.
+    #[error("the stream ended after {0} bytes")]
+    Short(usize),
+}
+
+impl From<WriteError> for WireError {
+    fn from(error: WriteError) -> Self {
+        Self::Gone(error.to_string())
+    }
+}
+
+impl From<ReadExactError> for WireError {
+    fn from(error: ReadExactError) -> Self {
+        match error {
+            ReadExactError::FinishedEarly(read) => Self::Short(read),
+            ReadExactError::ReadError(error) => Self::Gone(error.to_string()),
+        }
+    }
+}
+
+/// Bytes read at a time: progress within this much counts as life.
+const READ_STEP: usize = 64 * 1024;
+
+async fn within<T, E: Into<WireError>>(
+    limit: Duration,
+    action: impl Future<Output = Result<T, E>>,
+) -> Result<T, WireError> {
+    timeout(limit, action).await.map_err(|_| WireError::Stalled(limit))?.map_err(Into::into)
+}
+
+/// Sends a header.
+pub async fn send_header<T: Serialize>(
+    send: &mut SendStream,
+    header: &T,
+    limit: Duration,
+) -> Result<(), WireError> {
+    within(limit, send.write_chunk(frame::encode(header)?)).await
+}
+
+/// Sends bytes without copying them, one segment at a time, each within `limit`.
+pub async fn send_bytes(send: &mut SendStream, segments: &[Bytes], limit: Duration) -> Result<(), WireError> {
+    for segment in segments {
+        within(limit, send.write_chunk(segment.clone())).await?;
+    }
+    Ok(())
+}
+
+/// Receives a header.
+pub async fn receive_header<T: DeserializeOwned>(
+    receive: &mut RecvStream,
+    limit: Duration,
+) -> Result<T, WireError> {
+    let mut prefix = [0; LENGTH_LEN];
+    within(limit, receive.read_exact(&mut prefix)).await?;
+    let mut header = vec![0; frame::header_len(prefix)?];
+    within(limit, receive.read_exact(&mut header)).await?;
+    Ok(frame::decode(&header)?)
+}
+
+/// Receives exactly `len` bytes, which the caller has checked to be reasonable.
+pub async fn receive_bytes(receive: &mut RecvStream, len: usize, limit: Duration) -> Result<Bytes, WireError> {
+    let mut bytes = BytesMut::zeroed(len);
+    for step in bytes.chunks_mut(READ_STEP) {
+        within(limit, receive.read_exact(step)).await?;
+    }
+    Ok(bytes.freeze())
+}

@@ -1,0 +1,209 @@
+//! QUIC on the endpoint's socket, with the settings that survived measurement.
+//!
+//! The crate is `noq`, the maintained fork of quinn (`docs/decisions/0001-noq.md`).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use noq::congestion::Bbr3Config;
+use noq::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use noq::{
+    ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig, PathId,
+    ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
+use proxystore_shared::PublicKey;
+use proxystore_shared::digest::GROUP_LEN;
+
+use super::tls;
+use crate::identity::Identity;
+
+/// Largest UDP payload probed for. Ten segments of it, the batch handed to the kernel at once, stay under 64 KiB;
+/// larger ones fail silently. Loopback and jumbo frames gain up to 2.5 times over Ethernet's 1452.
+const MAX_UDP_PAYLOAD: u16 = 6500;
+
+/// Receive window of a stream: a group and its header, with room for the next flight.
+const STREAM_WINDOW: u32 = 2 * GROUP_LEN as u32;
+
+/// Receive window of a connection, for all streams: 64 MB keeps 10 Gbit/s busy at 50 ms.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
+/// Streams that a peer may have open at once; each is one request or one group.
+const MAX_STREAMS: u32 = 512;
+
+/// First congestion window, in bytes: 1 MB halves the time to full speed at 40 ms round trip.
+const INITIAL_WINDOW: u64 = 1 << 20;
+
+/// Keep-alives make silence meaningful: a peer that is alive is heard of every second.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Silence after which a connection is given up.
+const MAX_IDLE: Duration = Duration::from_secs(10);
+
+/// Connections that wait for their handshake at once; more are refused without work.
+const MAX_INCOMING: usize = 256;
+
+/// Why a connection could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// TLS could not be set up: a bug, or a key that does not sign.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The address cannot be dialled.
+    #[error("cannot dial {address}: {reason}")]
+    Address {
+        /// Where to.
+        address: SocketAddr,
+        /// Why not.
+        reason: String,
+    },
+    /// Nobody there, or not the peer.
+    #[error("{address}: {error}")]
+    Failed {
+        /// Where to.
+        address: SocketAddr,
+        /// What QUIC said.
+        error: noq::ConnectionError,
+    },
+}
+
+/// QUIC bound to the endpoint's socket and key.
+#[derive(Debug, Clone)]
+pub struct Quic {
+    endpoint: Endpoint,
+    identity: Identity,
+    transport: Arc<TransportConfig>,
+}
+
+impl Quic {
+    /// Takes the socket over. Must be called within a tokio runtime.
+    pub fn new(socket: UdpSocket, identity: Identity) -> io::Result<Self> {
+        let transport = Arc::new(transport_config());
+        let crypto = QuicServerConfig::try_from(tls::server_config(&identity).map_err(io::Error::other)?);
+        let mut server = ServerConfig::with_crypto(Arc::new(crypto.map_err(io::Error::other)?));
+        server.transport_config(transport.clone()).max_incoming(MAX_INCOMING);
+        let endpoint =
+            Endpoint::new(endpoint_config(&identity)?, Some(server), socket, Arc::new(TokioRuntime))?;
+        Ok(Self { endpoint, identity, transport })
+    }
+
+    /// The socket's address.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Connects to `address` and accepts only `key` there. The caller bounds the time.
+    pub async fn dial(&self, address: SocketAddr, key: PublicKey) -> Result<Connection, ConnectError> {
+        let crypto = QuicClientConfig::try_from(tls::client_config(&self.identity, key)?)
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        config.transport_config(self.transport.clone());
+        let connecting = self
+            .endpoint
+            .connect_with(config, self.dialable(address), tls::SERVER_NAME)
+            .map_err(|error| ConnectError::Address { address, reason: error.to_string() })?;
+        connecting.await.map_err(|error| ConnectError::Failed { address, error })
+    }
+
+    /// A socket for both families takes IPv4 addresses in their IPv6 form.
+    fn dialable(&self, address: SocketAddr) -> SocketAddr {
+        let both = self.endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
+        match address.ip() {
+            IpAddr::V4(v4) if both => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+            _ => address,
+        }
+    }
+
+    /// The next peer that dials us; none once closed.
+    pub async fn accept(&self) -> Option<Incoming> {
+        self.endpoint.accept().await
+    }
+
+    /// Closes every connection and waits, within `grace`, until peers have been told.
+    pub async fn close(&self, grace: Duration) {
+        self.endpoint.close(CloseCode::Stopping.into(), b"the endpoint is stopping");
+        // Whoever has not been told by then finds out by silence.
+        let _ = tokio::time::timeout(grace, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Why a connection was closed, as QUIC carries it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseCode {
+    /// Nobody asked for anything for a while.
+    Idle = 0,
+    /// Another connection of the session was chosen.
+    Superseded = 1,
+    /// The endpoint is stopping.
+    Stopping = 2,
+    /// The key is not one we expect a connection from.
+    Unexpected = 3,
+}
+
+impl From<CloseCode> for VarInt {
+    fn from(code: CloseCode) -> Self {
+        VarInt::from_u32(code as u32)
+    }
+}
+
+/// What the network is doing to a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Vitals {
+    /// The peer's address.
+    pub address: Option<SocketAddr>,
+    /// Smoothed round trip.
+    pub round_trip: Duration,
+    /// UDP datagrams received: grows at least every [`KEEP_ALIVE`] while the peer lives.
+    pub received_datagrams: u64,
+    /// UDP bytes received.
+    pub received_bytes: u64,
+    /// UDP bytes sent.
+    pub sent_bytes: u64,
+    /// Packets lost.
+    pub lost_packets: u64,
+}
+
+/// Reads a connection's counters.
+pub fn vitals(connection: &Connection) -> Vitals {
+    let stats = connection.stats();
+    let path = connection.path(PathId::ZERO);
+    let address = path.as_ref().and_then(|path| path.remote_address().ok());
+    Vitals {
+        address: address.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())),
+        round_trip: connection.rtt(PathId::ZERO).unwrap_or_default(),
+        received_datagrams: stats.udp_rx.datagrams,
+        received_bytes: stats.udp_rx.bytes,
+        sent_bytes: stats.udp_tx.bytes,
+        lost_packets: stats.lost_packets,
+    }
+}
+
+fn endpoint_config(identity: &Identity) -> io::Result<EndpointConfig> {
+    let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, identity.reset_secret());
+    let mut config = EndpointConfig::new(Arc::new(reset_key));
+    config.max_udp_payload_size(MAX_UDP_PAYLOAD).map_err(io::Error::other)?;
+    // RFC 9443 tells QUIC from STUN and DTLS on one socket by the bit that greasing would scramble.
+    config.grease_quic_bit(false);
+    Ok(config)
+}
+
+fn transport_config() -> TransportConfig {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MAX_UDP_PAYLOAD);
+    let mut congestion = Bbr3Config::default();
+    congestion.initial_window(INITIAL_WINDOW);
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(IdleTimeout::try_from(MAX_IDLE).ok())
+        .datagram_receive_buffer_size(None)
+        .mtu_discovery_config(Some(mtu))
+        .congestion_controller_factory(Arc::new(congestion));
+    config
+}

@@ -1,0 +1,9 @@
+//! The HTTP server over real sockets.
+
+mod clients;
+mod documents;
+mod objects;
+mod python;
+mod ranges;
+mod support;
+mod uploads;

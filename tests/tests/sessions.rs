@@ -1,0 +1,154 @@
+//! Sessions come, go and come back: peers restart, relays restart, both sides call at once.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use proxystore_tests::{Site, noise, relay, relay_on, until, url};
+use serde_json::Value;
+
+async fn sites(relay: &str) -> Result<(Site, Site)> {
+    Ok((Site::start("a", relay).await?, Site::start("b", relay).await?))
+}
+
+async fn peer_state(site: &Site) -> Result<String> {
+    let peers: Value =
+        serde_json::from_str(&site.http().get(site.url("/v1/peers")).send().await?.text().await?)?;
+    Ok(peers["peers"][0]["state"].as_str().unwrap_or("none").to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_calling_at_once_share_one_session() -> Result<()> {
+    let relay = relay().await?;
+    let (a, b) = sites(&url(&relay)).await?;
+    a.put("k", None, Bytes::from_static(b"at a")).await?;
+    b.put("k", None, Bytes::from_static(b"at b")).await?;
+    for _ in 0..5 {
+        let (from_b, from_a) = tokio::join!(a.get("k", Some(&b)), b.get("k", Some(&a)));
+        assert_eq!((&from_b?[..], &from_a?[..]), (&b"at b"[..], &b"at a"[..]));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_was_restarted_is_reached_by_the_first_request() -> Result<()> {
+    let relay = relay().await?;
+    let (a, mut b) = sites(&url(&relay)).await?;
+    b.put("k", None, Bytes::from_static(b"before")).await?;
+    a.get("k", Some(&b)).await?;
+    b.restart().await?;
+    b.put("k", None, Bytes::from_static(b"after")).await?;
+    assert_eq!(&a.get("k", Some(&b)).await?[..], b"after");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_vanished_without_a_word_is_reached_again_too() -> Result<()> {
+    let relay = relay().await?;
+    let (a, mut b) = sites(&url(&relay)).await?;
+    b.put("k", None, Bytes::from_static(b"before")).await?;
+    a.get("k", Some(&b)).await?;
+    b.vanish().await?;
+    b.restart().await?;
+    b.put("k", None, Bytes::from_static(b"after")).await?;
+    assert_eq!(&a.get("k", Some(&b)).await?[..], b"after");
+    a.put("new", Some(&b), noise(3 << 20, 1)).await?;
+    assert_eq!(b.get("new", None).await?, noise(3 << 20, 1));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_outlive_the_relay_and_new_ones_follow_its_return() -> Result<()> {
+    let first = relay().await?;
+    let (port, address) = (first.local_addr().port(), url(&first));
+    let (a, b) = sites(&address).await?;
+    b.put("k", None, Bytes::from_static(b"v")).await?;
+    a.get("k", Some(&b)).await?;
+    first.stop().await;
+    let endpoint = a.server().endpoint();
+    until("the loss is noticed", || endpoint.peers().is_some_and(|peers| !peers.relay().connected)).await?;
+    assert_eq!(&a.get("k", Some(&b)).await?[..], b"v", "over the session that was open");
+    let _second = relay_on(port).await?;
+    a.registered().await?;
+    b.registered().await?;
+    let c = Site::start("c", &address).await?;
+    assert_eq!(&c.get("k", Some(&b)).await?[..], b"v", "over a new session");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_session_is_closed_and_opened_again() -> Result<()> {
+    let relay = relay().await?;
+    let short = |name| {
+        Ok::<_, anyhow::Error>(
+            Site::build(name, &url(&relay))?.with(|config| config.peering.session_idle_timeout = 1),
+        )
+    };
+    let (a, b) = (short("a")?.start().await?, short("b")?.start().await?);
+    b.put("k", None, Bytes::from_static(b"v")).await?;
+    a.get("k", Some(&b)).await?;
+    assert_eq!(peer_state(&a).await?, "connected");
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while peer_state(&a).await? == "connected" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok::<_, anyhow::Error>(())
+    })
+    .await??;
+    assert_eq!(&a.get("k", Some(&b)).await?[..], b"v");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_peer_and_a_stopped_one_are_named() -> Result<()> {
+    let relay = relay().await?;
+    let (a, mut b) = sites(&url(&relay)).await?;
+    b.stop().await;
+    let error = a.get("k", Some(&b)).await.expect_err("b is stopped").to_string();
+    assert!(
+        error.contains("502") && error.contains(&b.id().to_string()) && error.contains("not registered"),
+        "{error}"
+    );
+    let route = format!("/get?key=k&endpoint={}", b.id());
+    let answer = a.http().get(a.url(&route)).send().await?;
+    assert_eq!(answer.status().as_u16(), 500, "the Python route");
+    assert!(answer.text().await?.contains(&b.id().to_string()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_relay_the_error_says_so() -> Result<()> {
+    let relay = relay().await?;
+    let address = url(&relay);
+    let a = Site::build("a", &address)?.with(|config| config.peering.connect_timeout = 1).start().await?;
+    let b = Site::start("b", &address).await?;
+    relay.stop().await;
+    let endpoint = a.server().endpoint();
+    until("the loss is noticed", || endpoint.peers().is_some_and(|peers| !peers.relay().connected)).await?;
+    let error = a.get("k", Some(&b)).await.expect_err("no relay").to_string();
+    assert!(error.contains("not connected to its relay"), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_the_peer_are_passed_on() -> Result<()> {
+    let relay = relay().await?;
+    let a = Site::build("a", &url(&relay))?
+        .with(|config| config.storage.max_object_size = 1 << 30)
+        .start()
+        .await?;
+    let b = Site::build("b", &url(&relay))?
+        .with(|config| {
+            config.storage.max_object_size = 8 << 20;
+            config.storage.memory_limit = Some(10 << 20);
+        })
+        .start()
+        .await?;
+    let error = a.put("k", Some(&b), noise(9 << 20, 1)).await.expect_err("too large").to_string();
+    assert!(error.contains("413"), "{error}");
+    a.put("k1", Some(&b), noise(6 << 20, 1)).await?;
+    let error = a.put("k2", Some(&b), noise(6 << 20, 1)).await.expect_err("full").to_string();
+    assert!(error.contains("507"), "{error}");
+    assert!(b.get("k2", None).await.is_err(), "nothing of it was stored");
+    Ok(())
+}
