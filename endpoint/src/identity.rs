@@ -45,7 +45,9 @@ pub enum IdentityError {
         mode: u32,
     },
     /// The file does not hold an Ed25519 key in PKCS #8 (RFC 5958), PEM-encoded.
-    #[error("the key file {0} holds no Ed25519 private key in PEM; restore it from a copy, or remove the endpoint")]
+    #[error(
+        "the key file {0} holds no Ed25519 private key in PEM; restore it from a copy, or remove the endpoint"
+    )]
     Malformed(PathBuf),
     /// The system has no randomness to make a key of.
     #[error("the system's random generator failed")]
@@ -70,10 +72,10 @@ impl fmt::Debug for Identity {
 impl Identity {
     /// Makes a key and writes it to a new file at `path`, readable by its owner only.
     pub fn create(path: &Path) -> Result<Self, IdentityError> {
-        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| IdentityError::Random)?;
+        let pkcs8 =
+            Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| IdentityError::Random)?;
         let io = |source| IdentityError::Io { path: path.to_owned(), source };
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
         file.write_all(to_pem(pkcs8.as_ref()).as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
         sync_parent(path).map_err(io)?;
         Self::from_pkcs8(pkcs8.as_ref()).ok_or_else(|| IdentityError::Malformed(path.to_owned()))

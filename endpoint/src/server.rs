@@ -16,9 +16,9 @@ use tracing::{info, warn};
 use crate::identity::{Identity, IdentityError};
 use crate::peer::{PeerManager, PeerOptions};
 use crate::signaling::RelayLogin;
+use crate::storage::Storage;
 use crate::storage::files::{FileLimits, FileStorage, OpenError, Recovery};
 use crate::storage::memory::{MemoryLimits, MemoryStorage};
-use crate::storage::Storage;
 use crate::transport::{socket, tls};
 use crate::{Endpoint, http};
 
@@ -51,8 +51,20 @@ pub enum StartError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The id says which key it belongs to, and that is not the key in the folder.
-    #[error("the key in {file} is not the one that id {id} stands for; restore the right key, or configure a new endpoint")]
+    #[error(
+        "the key in {file} is not the one that id {id} stands for; restore the right key, or configure a new endpoint"
+    )]
     ForeignKey {
+        /// The configured id.
+        id: EndpointId,
+        /// The key file.
+        file: PathBuf,
+    },
+    /// The id belongs to a key, and the key is gone.
+    #[error(
+        "the key file {file} of id {id} is missing; restore it, or remove the endpoint and configure a new one"
+    )]
+    NoKey {
         /// The configured id.
         id: EndpointId,
         /// The key file.
@@ -96,7 +108,8 @@ impl Server {
         let endpoint = Endpoint::new(config.uuid, config.name.clone(), storage, peers);
         // Requests under way need their peers, so HTTP is stopped first.
         let stop_http = stop.child_token();
-        let http = tokio::spawn(http::serve(endpoint.clone(), listener, config.http.clone(), stop_http.clone()));
+        let http =
+            tokio::spawn(http::serve(endpoint.clone(), listener, config.http.clone(), stop_http.clone()));
         Ok(Self { endpoint, http_addr, http, stop_http, _stop_when_dropped: stop.drop_guard() })
     }
 
@@ -139,7 +152,7 @@ fn load_identity(dir: &Path, id: EndpointId) -> Result<Identity, StartError> {
     let file = dir.join(KEY_FILE);
     let identity = match file.exists() {
         true => Identity::load(&file)?,
-        false if id.is_certified() => return Err(StartError::ForeignKey { id, file }),
+        false if id.is_certified() => return Err(StartError::NoKey { id, file }),
         false => {
             info!(file = %file.display(), "the endpoint has no key yet; making one");
             Identity::create(&file)?
@@ -171,7 +184,10 @@ async fn open_storage(config: &StorageConfig) -> Result<Arc<dyn Storage>, StartE
 fn report(dir: &Path, recovery: &Recovery) {
     info!(dir = %dir.display(), objects = recovery.objects, bytes = recovery.bytes, "objects are kept in files");
     if recovery.removed_partial > 0 {
-        warn!(count = recovery.removed_partial, "removed uploads that were cut off when the endpoint last ended");
+        warn!(
+            count = recovery.removed_partial,
+            "removed uploads that were cut off when the endpoint last ended"
+        );
     }
     for (file, reason) in &recovery.quarantined {
         warn!(file = %file.display(), reason, "set a damaged object aside");

@@ -190,16 +190,19 @@ pub async fn run(
 
 async fn register(login: &RelayLogin) -> Result<Socket, LoginError> {
     let malformed = |error: String| LoginError::Malformed(error);
-    let mut request = login.address.as_str().into_client_request().map_err(|error| malformed(error.to_string()))?;
+    let mut request =
+        login.address.as_str().into_client_request().map_err(|error| malformed(error.to_string()))?;
     if let Some(token) = &login.token {
         let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
             .map_err(|_| malformed("the token has characters a header cannot carry".into()))?;
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
     }
-    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     let connector = connector(login)?;
-    let (mut socket, _response) = connect_async_tls_with_config(request, Some(config), true, connector).await?;
+    let (mut socket, _response) =
+        connect_async_tls_with_config(request, Some(config), true, connector).await?;
     let registration = Registration { name: login.name.clone(), uuid: login.id };
     socket.send(Message::text(RelayMessage::RelayRegistration(registration).encode())).await?;
     loop {

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 import requests
-from harness import OurSite, Session
+from harness import OurSite, Session, endpoint, proxystore_endpoint
 from proxystore.endpoint import client
 
 Sites = tuple[OurSite, OurSite]
@@ -128,3 +128,12 @@ def test_a_solo_endpoint_serves_every_id_itself(start_site, session: Session, ke
     assert client.get(site.address, key, session=session) == b'data'
 
 
+
+
+@pytest.mark.parametrize('command', [endpoint, proxystore_endpoint])
+def test_both_command_lines_reach_a_peer(sites: Sites, session: Session, key: str, command) -> None:
+    here, there = sites
+    client.put(there.address, key, b'US\na text', session=session)
+    done = command('test', '--remote', there.uuid, here.name, 'get', key, home=here.home)
+    assert done.returncode == 0, done
+    assert 'a text' in done.stdout

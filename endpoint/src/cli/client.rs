@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::output::Failure;
+use crate::transport::tls::install_provider;
 
 /// To open a connection within a site.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,6 +102,8 @@ impl Client {
     /// For the endpoint at `address`, as in `http://127.0.0.1:8765`.
     pub fn new(address: &str) -> Result<Self, ClientError> {
         let base = Url::parse(address).map_err(|_| ClientError::Address(address.to_owned()))?;
+        // The client asks for a TLS provider even though the endpoint is on plain HTTP.
+        install_provider();
         let http = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())

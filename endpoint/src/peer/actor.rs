@@ -171,12 +171,19 @@ impl Actor {
         if let Some(error) = &message.error {
             return Ok(self.interpret_error(message, error));
         }
-        let description = SessionDescription::decode(&message.description)
-            .map_err(|error| PeerError::Unsupported(format!("its {} is unusable: {error}", message.description_type)))?;
-        let quic = description.quic.ok_or_else(|| {
-            PeerError::Unsupported("it speaks WebRTC only (a Python endpoint), and this version speaks QUIC".into())
+        let description = SessionDescription::decode(&message.description).map_err(|error| {
+            PeerError::Unsupported(format!("the peer's {} is unusable: {error}", message.description_type))
         })?;
-        self.context.pins.check(self.peer, quic.key).map_err(|error| PeerError::Identity(error.to_string()))?;
+        let quic = description.quic.ok_or_else(|| {
+            let kind = message.description_type;
+            PeerError::Unsupported(format!(
+                "the peer's {kind} is for WebRTC only, as Python endpoints make them; this version speaks QUIC only"
+            ))
+        })?;
+        self.context
+            .pins
+            .check(self.peer, quic.key)
+            .map_err(|error| PeerError::Identity(error.to_string()))?;
         let counterpart = Counterpart { key: quic.key, candidates: description.candidates };
         self.context.expect(quic.key, self.peer);
         Ok(Some(match message.description_type {
@@ -189,7 +196,8 @@ impl Actor {
     fn interpret_error(&self, message: &PeerConnection, error: &str) -> Option<Input> {
         let offered = self.negotiation.offered()?;
         let ours = message.source_uuid == self.context.id;
-        let session = SessionDescription::decode(&message.description).ok().and_then(|it| it.quic).map(|it| it.session);
+        let session =
+            SessionDescription::decode(&message.description).ok().and_then(|it| it.quic).map(|it| it.session);
         match (ours, session) {
             (true, session) if session != Some(offered) => None,
             (true, _) => Some(Input::Rejected(PeerError::Unknown(error.to_owned()))),
@@ -204,7 +212,7 @@ impl Actor {
         match message.description_type {
             DescriptionKind::Answer => self.step(Input::Rejected(error)),
             DescriptionKind::Offer => {
-                let text = format!("endpoint {} cannot answer: {error}", self.context.id);
+                let text = format!("refused by endpoint {}: {error}", self.context.id);
                 self.send(DescriptionKind::Answer, message.description.clone(), Some(text));
             }
         }
@@ -224,7 +232,9 @@ impl Actor {
             Action::Nominate(connection) => self.nominate(connection),
             Action::Use(connection) => self.adopt(connection),
             Action::Retire(connection) => self.retired.push(connection),
-            Action::Close(connection) => self.close(connection, CloseCode::Superseded, "another connection was chosen"),
+            Action::Close(connection) => {
+                self.close(connection, CloseCode::Superseded, "another connection was chosen")
+            }
             Action::Fail(failure) => self.fail(failure),
         }
     }
@@ -334,12 +344,13 @@ impl Actor {
         let relay = self.context.signaling.status();
         match failure {
             Failure::Rejected(error) => error,
-            Failure::Timeout(Stage::Unanswered) if !relay.connected => {
-                PeerError::NoRelay(relay.last_error.unwrap_or_else(|| format!("connecting to {}", relay.address)))
-            }
-            Failure::Timeout(Stage::Unanswered) => {
-                PeerError::ConnectTimeout { after, why: "the peer did not answer the offer; is it running?".into() }
-            }
+            Failure::Timeout(Stage::Unanswered) if !relay.connected => PeerError::NoRelay(
+                relay.last_error.unwrap_or_else(|| format!("connecting to {}", relay.address)),
+            ),
+            Failure::Timeout(Stage::Unanswered) => PeerError::ConnectTimeout {
+                after,
+                why: "the peer did not answer the offer; is it running?".into(),
+            },
             Failure::Timeout(Stage::Unreachable) => {
                 let tried = match self.dial_errors.as_slice() {
                     [] => "no address of either side could be reached".into(),

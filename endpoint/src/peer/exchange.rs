@@ -1,6 +1,5 @@
 //! Asks a peer something, on whatever session there is, and on another if that one turns out to be dead.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -117,13 +116,11 @@ impl PeerManager {
     }
 
     /// Finishes when `session` has been silent and another one is open, or cannot be had.
-    fn replaced_if_silent(&self, peer: EndpointId, session: Arc<Session>) -> impl Future<Output = Failed> {
-        async move {
-            until_silent(&session).await;
-            match self.session(peer, Some(session.id())).await {
-                Ok(_) => Failed::Session("the peer was silent".into()),
-                Err(error) => Failed::Request(error),
-            }
+    async fn replaced_if_silent(&self, peer: EndpointId, session: Arc<Session>) -> Failed {
+        until_silent(&session).await;
+        match self.session(peer, Some(session.id())).await {
+            Ok(_) => Failed::Session("the peer was silent".into()),
+            Err(error) => Failed::Request(error),
         }
     }
 }

@@ -152,7 +152,8 @@ impl PeerManager {
             self.tell(peer, Command::Session { instead_of, reply }).await?;
             session.await.map_err(|_| PeerError::Stopping)?
         };
-        let late = |_| PeerError::ConnectTimeout { after: limit, why: "the peer's task did not answer".into() };
+        let late =
+            |_| PeerError::ConnectTimeout { after: limit, why: "the peer's task did not answer".into() };
         timeout(limit, asking).await.map_err(late)?
     }
 

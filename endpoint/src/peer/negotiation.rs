@@ -121,6 +121,9 @@ pub struct Negotiation {
     timeout: Duration,
     attempt: Option<Attempt>,
     in_use: Option<ConnectionId>,
+    /// Our offer, when a connection came up before its answer did, and until when that is remembered. The relay keeps
+    /// order, so an offer of the peer that arrives before its answer was made before it saw ours: it is void.
+    unanswered: Option<(SessionId, Instant)>,
     /// Connections that were not chosen, and when they are to be closed.
     spare: Vec<(ConnectionId, Instant)>,
 }
@@ -128,7 +131,7 @@ pub struct Negotiation {
 impl Negotiation {
     /// Nothing has happened yet. An attempt is given up after `timeout`.
     pub fn new(us: EndpointId, peer: EndpointId, timeout: Duration) -> Self {
-        Self { us, peer, timeout, attempt: None, in_use: None, spare: Vec::new() }
+        Self { us, peer, timeout, attempt: None, in_use: None, unanswered: None, spare: Vec::new() }
     }
 
     /// The connection that serves requests.
@@ -180,7 +183,8 @@ impl Negotiation {
     }
 
     fn offer(&mut self, now: Instant, session: SessionId, counterpart: Counterpart) -> Vec<Action> {
-        if self.offered().is_some() && self.us < self.peer {
+        let crossed = self.offered().is_some() || self.unanswered.is_some_and(|(_, until)| now < until);
+        if crossed && self.us < self.peer {
             return Vec::new();
         }
         let mut actions = self.abandon();
@@ -196,6 +200,7 @@ impl Negotiation {
     }
 
     fn answer(&mut self, session: SessionId, counterpart: Counterpart) -> Vec<Action> {
+        self.unanswered.take_if(|(unanswered, _)| *unanswered == session);
         if self.offered() != Some(session) {
             return Vec::new();
         }
@@ -232,7 +237,11 @@ impl Negotiation {
     }
 
     fn choose(&mut self, now: Instant, connection: ConnectionId) -> Vec<Action> {
-        let rivals = self.attempt.take().map(|attempt| attempt.up).unwrap_or_default();
+        let attempt = self.attempt.take();
+        if let Some(attempt) = attempt.as_ref().filter(|attempt| attempt.stage == Stage::Unanswered) {
+            self.unanswered = Some((attempt.session, attempt.deadline));
+        }
+        let rivals = attempt.map(|attempt| attempt.up).unwrap_or_default();
         self.spare.extend(rivals.into_iter().map(|rival| (rival, now + SPARE_GRACE)));
         self.spare.retain(|(spare, _)| *spare != connection);
         let retired = self.in_use.replace(connection).map(Action::Retire);
@@ -251,10 +260,10 @@ impl Negotiation {
     }
 
     fn tick(&mut self, now: Instant) -> Vec<Action> {
-        let (due, spare): (Vec<_>, Vec<_>) =
-            self.spare.drain(..).partition(|(_, close_at)| *close_at <= now);
+        let (due, spare): (Vec<_>, Vec<_>) = self.spare.drain(..).partition(|(_, close_at)| *close_at <= now);
         self.spare = spare;
-        let mut actions: Vec<Action> = due.into_iter().map(|(connection, _)| Action::Close(connection)).collect();
+        let mut actions: Vec<Action> =
+            due.into_iter().map(|(connection, _)| Action::Close(connection)).collect();
         if let Some(attempt) = self.attempt.as_ref().filter(|attempt| now >= attempt.deadline) {
             let stage = attempt.stage;
             actions.extend(self.fail(Failure::Timeout(stage)));

@@ -14,7 +14,9 @@ use proxystore_shared::{EndpointId, PublicKey};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityMismatch {
     /// The id was derived from another key.
-    #[error("the peer's key {key} is not the one its id {id} stands for: the relay, or somebody on it, is lying")]
+    #[error(
+        "the peer's key {key} is not the one its id {id} stands for: the relay, or somebody on it, is lying"
+    )]
     NotCertified {
         /// The peer.
         id: EndpointId,
@@ -53,7 +55,8 @@ impl Pins {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         };
-        let keys = toml::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let keys =
+            toml::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(Self { file: file.to_owned(), keys: Mutex::new(keys) })
     }
 

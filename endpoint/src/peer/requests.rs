@@ -24,7 +24,12 @@ impl PeerManager {
         opened.map_err(|error| RequestError::Peer { peer, error })
     }
 
-    async fn open(&self, peer: EndpointId, id: &ObjectId, options: GetOptions) -> Result<GetOutcome, PeerError> {
+    async fn open(
+        &self,
+        peer: EndpointId,
+        id: &ObjectId,
+        options: GetOptions,
+    ) -> Result<GetOutcome, PeerError> {
         let GetOptions { range, if_none_match } = options;
         let request = Request::Get { object_id: id.clone(), range, if_none_match };
         let reply = self.ask(peer, &request, &[], true).await?;
@@ -58,7 +63,8 @@ impl PeerManager {
             return self.receive_inline(meta, start, end, reply).await;
         }
         let object = RemoteObject::new(self.clone(), peer, id.clone(), reply);
-        let object = object.ok_or_else(|| PeerError::Protocol("a large object came without a ticket".into()))?;
+        let object =
+            object.ok_or_else(|| PeerError::Protocol("a large object came without a ticket".into()))?;
         Ok(ObjectStream { meta, start, end, body: object.read(start, end) })
     }
 

@@ -82,7 +82,10 @@ impl From<StorageError> for ServeError {
             // The system's words name paths of this host, which are nobody else's business.
             StorageError::Io(_) => {
                 warn!(%error, "storage failed a peer's request");
-                return Self::Refused(Refusal::Internal, "the peer's storage failed; its log says why".into());
+                return Self::Refused(
+                    Refusal::Internal,
+                    "the peer's storage failed; its log says why".into(),
+                );
             }
         };
         Self::Refused(reason, error.to_string())
@@ -94,7 +97,9 @@ impl From<RequestError> for ServeError {
         match error {
             RequestError::Storage(error) => error.into(),
             RequestError::Range { .. } => Self::Refused(Refusal::Range, error.to_string()),
-            RequestError::Upload(_) | RequestError::Peer { .. } => Self::Refused(Refusal::Internal, error.to_string()),
+            RequestError::Upload(_) | RequestError::Peer { .. } => {
+                Self::Refused(Refusal::Internal, error.to_string())
+            }
         }
     }
 }
@@ -146,7 +151,9 @@ impl Server {
             other => other.into(),
         })?;
         match request {
-            Request::Get { object_id, range, if_none_match } => self.get(&object_id, range, if_none_match).await,
+            Request::Get { object_id, range, if_none_match } => {
+                self.get(&object_id, range, if_none_match).await
+            }
             Request::Stat { object_id } => self.stat(&object_id).await,
             Request::Evict { object_id } => self.evict(&object_id).await,
             Request::Put { object_id, size, create_only, inline: Some(len) } => {

@@ -99,7 +99,10 @@ impl Uploading {
     pub async fn add(&self, index: u64, bytes: Bytes) -> Result<(), StorageError> {
         let mut state = self.state.lock().await;
         state.waiting.insert(index, bytes);
-        while let Some(bytes) = { let next = state.next; state.waiting.remove(&next) } {
+        while let Some(bytes) = {
+            let next = state.next;
+            state.waiting.remove(&next)
+        } {
             state.append(bytes).await?;
         }
         Ok(())

@@ -83,8 +83,12 @@ impl PeerManager {
         if groups.is_at_end().await? {
             return self.put_inline(peer, id, options, first).await.map_err(failed);
         }
-        let request =
-            Request::Put { object_id: id.clone(), size: options.size, create_only: options.create_only, inline: None };
+        let request = Request::Put {
+            object_id: id.clone(),
+            size: options.size,
+            create_only: options.create_only,
+            inline: None,
+        };
         // Nothing is stored before the commit, so the opening may be repeated.
         let reply = self.ask(peer, &request, &[], true).await.map_err(failed)?;
         let Answer::Continue { ticket } = reply.answer else {
@@ -102,7 +106,8 @@ impl PeerManager {
     ) -> Result<ObjectMeta, PeerError> {
         let size = bytes.len() as u64;
         let create_only = options.create_only;
-        let request = Request::Put { object_id: id.clone(), size: Some(size), create_only, inline: Some(size) };
+        let request =
+            Request::Put { object_id: id.clone(), size: Some(size), create_only, inline: Some(size) };
         // A second create-only put would meet the first.
         let reply = self.ask(peer, &request, &[bytes], !create_only).await?;
         match reply.answer {

@@ -81,7 +81,11 @@ pub async fn receive_header<T: DeserializeOwned>(
 }
 
 /// Receives exactly `len` bytes, which the caller has checked to be reasonable.
-pub async fn receive_bytes(receive: &mut RecvStream, len: usize, limit: Duration) -> Result<Bytes, WireError> {
+pub async fn receive_bytes(
+    receive: &mut RecvStream,
+    len: usize,
+    limit: Duration,
+) -> Result<Bytes, WireError> {
     let mut bytes = BytesMut::zeroed(len);
     for step in bytes.chunks_mut(READ_STEP) {
         within(limit, receive.read_exact(step)).await?;

@@ -166,7 +166,12 @@ fn is_true(value: &bool) -> bool {
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { database_path: None, max_object_size: DEFAULT_MAX_OBJECT_SIZE, memory_limit: None, fsync: true }
+        Self {
+            database_path: None,
+            max_object_size: DEFAULT_MAX_OBJECT_SIZE,
+            memory_limit: None,
+            fsync: true,
+        }
     }
 }
 

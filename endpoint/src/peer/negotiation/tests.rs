@@ -106,6 +106,8 @@ fn a_restarted_peers_offer_is_answered_though_a_session_seems_open() {
     let mut side = Side::new(1, 2);
     side.on(Input::Wanted(session(1)));
     side.on(Input::Up(1));
+    assert_eq!(side.on(Input::Offer(session(9), counterpart())), [""; 0], "made before it saw our offer");
+    side.on(Input::Answer(session(1), counterpart()));
     assert_eq!(side.on(Input::Offer(session(2), counterpart())), ["answer", "dial"]);
     side.on(Input::Up(2));
     assert_eq!(side.on(Input::Nominated(2)), ["use", "retire"]);
@@ -171,7 +173,9 @@ impl World {
             match action {
                 Action::SendOffer(session) => self.letters[1 - at].push_back(Letter::Offer(session)),
                 Action::SendAnswer(session) => self.letters[1 - at].push_back(Letter::Answer(session)),
-                Action::Nominate(connection) => self.letters[1 - at].push_back(Letter::Nomination(connection)),
+                Action::Nominate(connection) => {
+                    self.letters[1 - at].push_back(Letter::Nomination(connection))
+                }
                 Action::Dial(_) => {
                     self.connections += 1;
                     self.rising.iter_mut().for_each(|rising| rising.push_back(self.connections));
@@ -189,10 +193,10 @@ impl World {
 
     /// Lets one thing happen at one side; `late` picks which kind first.
     fn step(&mut self, at: usize, late: bool) {
-        if late || self.letters[at].is_empty() {
-            if let Some(connection) = self.rising[at].pop_front() {
-                return self.input(at, Input::Up(connection));
-            }
+        if (late || self.letters[at].is_empty())
+            && let Some(connection) = self.rising[at].pop_front()
+        {
+            return self.input(at, Input::Up(connection));
         }
         match self.letters[at].pop_front() {
             Some(Letter::Offer(session)) => self.input(at, Input::Offer(session, counterpart())),
