@@ -58,6 +58,8 @@ impl Server {
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(endpoint, listener, config, shutdown.clone()));
         // Connections are counted: none may be kept for later.
+        // Another crate of the workspace asks for TLS in the same HTTP client, which then wants a provider.
+        proxystore_endpoint::transport::tls::install_provider();
         let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).pool_max_idle_per_host(0);
         let client = client.build().expect("client");
         Self { address, id, client, shutdown, task }
