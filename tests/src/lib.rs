@@ -1,5 +1,6 @@
 //! The harness: relays and sites that live as long as the test that started them, on loopback only.
 
+pub mod process;
 pub mod scripted;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -144,10 +145,20 @@ impl Site {
 }
 
 impl SiteBuilder {
+    /// The site's folder.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// Changes the configuration.
     pub fn with(mut self, change: impl FnOnce(&mut EndpointConfig)) -> Self {
         change(&mut self.config);
         self
+    }
+
+    /// The folder and the configuration, for who starts the site otherwise.
+    pub fn into_parts(self) -> (TempDir, EndpointConfig) {
+        (self.dir, self.config)
     }
 
     /// Starts the site and waits until the relay knows it.

@@ -1,0 +1,68 @@
+//! An endpoint as a process of its own: for what can only be seen from outside, such as its memory.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+use proxystore_shared::directory::CONFIG_FILE;
+use tokio::process::{Child, Command};
+
+use crate::{SiteBuilder, until};
+
+/// A running endpoint process, killed when dropped.
+pub struct SiteProcess {
+    child: Child,
+    home: tempfile::TempDir,
+    /// Base of its URLs.
+    pub base: String,
+    /// Its id.
+    pub id: proxystore_shared::EndpointId,
+}
+
+/// The program that cargo built beside this test.
+fn program() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let target = test.parent().and_then(|deps| deps.parent()).context("a test lies in target/*/deps")?;
+    let program = target.join("endpoint");
+    ensure!(program.exists(), "{} is missing; run `cargo build --workspace` first", program.display());
+    Ok(program)
+}
+
+impl SiteProcess {
+    /// Starts the site that `builder` describes, and waits until it answers.
+    pub async fn start(builder: SiteBuilder) -> Result<Self> {
+        let home = tempfile::tempdir()?;
+        let (dir, config) = builder.into_parts();
+        let place = home.path().join(&config.name);
+        fs::create_dir(&place)?;
+        fs::copy(dir.path().join("identity.key"), place.join("identity.key"))?;
+        fs::write(place.join(CONFIG_FILE), toml::to_string(&config)?)?;
+        let child = Command::new(program()?)
+            .args(["start", &config.name, "--no-detach"])
+            .env("PROXYSTORE_HOME", home.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let base = format!("http://127.0.0.1:{}", config.port);
+        let address = ("127.0.0.1", config.port);
+        until("the endpoint listens", || std::net::TcpStream::connect(address).is_ok()).await?;
+        Ok(Self { child, home, base, id: config.uuid })
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> Result<u64> {
+        let pid = self.child.id().context("the endpoint has ended; its log is gone with it")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024)
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        let log = |dir: fs::DirEntry| fs::read_to_string(dir.path().join("log.txt")).unwrap_or_default();
+        fs::read_dir(self.home.path()).into_iter().flatten().flatten().map(log).collect()
+    }
+}
