@@ -82,10 +82,14 @@ mod tests {
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Sample {
-        #[allow(dead_code, reason = "only its name matters here")]
         port: Option<u16>,
-        #[allow(dead_code, reason = "only its name matters here")]
         certfile: Option<String>,
+    }
+
+    #[test]
+    fn known_keys_are_read() {
+        let sample = parse::<Sample>("port = 1\ncertfile = 'x'\n").expect("parses");
+        assert_eq!((sample.port, sample.certfile.as_deref()), (Some(1), Some("x")));
     }
 
     #[test]
