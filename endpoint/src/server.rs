@@ -22,8 +22,7 @@ use crate::storage::memory::{MemoryLimits, MemoryStorage};
 use crate::transport::{socket, tls};
 use crate::{Endpoint, http};
 
-/// What an endpoint is started from.
-#[derive(Debug)]
+/// What an endpoint is started from. Not printable: it may hold a token.
 pub struct Options {
     /// The endpoint's folder: its key, its pins, its persistent objects.
     pub dir: PathBuf,

@@ -163,11 +163,15 @@ impl SiteBuilder {
 
     /// Starts the site and waits until the relay knows it.
     pub async fn start(self) -> Result<Site> {
-        let server = Some(start(&self.dir, &self.config).await?);
-        let http = http_client()?;
-        let site = Site { dir: self.dir, config: self.config, server, http };
+        let site = self.start_unregistered().await?;
         site.registered().await?;
         Ok(site)
+    }
+
+    /// Starts the site, whatever the relay thinks of it.
+    pub async fn start_unregistered(self) -> Result<Site> {
+        let server = Some(start(&self.dir, &self.config).await?);
+        Ok(Site { dir: self.dir, config: self.config, server, http: http_client()? })
     }
 }
 

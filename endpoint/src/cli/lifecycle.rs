@@ -93,7 +93,9 @@ fn find_process(place: &Place) -> Process {
     if !path.exists() {
         return Process::NoFile;
     }
-    let Some(pid) = read_pid(&path).filter(|pid| is_alive(*pid)) else { return Process::Gone };
+    // In a container that was killed and started again the file may well name this very process.
+    let left_over = |pid: &Pid| !is_alive(*pid) || *pid == Pid::this();
+    let Some(pid) = read_pid(&path).filter(|pid| !left_over(pid)) else { return Process::Gone };
     let this_program = std::env::current_exe().ok();
     let this_program = this_program.as_deref().and_then(|path| path.file_name()?.to_str());
     match command_line(pid) {

@@ -53,8 +53,9 @@ impl Context {
         self.quic.local_addr().map(host_candidates).unwrap_or_default()
     }
 
-    /// A connection that proves `key` is `peer`'s.
+    /// A connection that proves `key` is `peer`'s; one that proves an earlier key of `peer` no longer is.
     pub fn expect(&self, key: PublicKey, peer: EndpointId) {
+        self.expected.retain(|_, described| *described != peer);
         self.expected.insert(key, peer);
         self.described.notify_waiters();
     }
