@@ -11,7 +11,7 @@ use proxystore_shared::relay_message::{DescriptionKind, PeerConnection};
 use proxystore_shared::{EndpointId, PublicKey};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::context::Context;
@@ -89,8 +89,10 @@ impl Actor {
     /// Runs until the endpoint stops or nobody has needed the peer for a while.
     pub async fn run(mut self) {
         let stop = self.context.stop.clone();
+        let mut housekeeping = interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.is_done() {
-            let wake = self.next_wake().into();
+            let deadline = self.negotiation.deadline();
             tokio::select! {
                 () = stop.cancelled() => break,
                 command = self.commands.recv() => match command {
@@ -98,17 +100,13 @@ impl Actor {
                     None => break,
                 },
                 Some(outcome) = self.dials.join_next() => self.dialled(outcome),
-                () = sleep_until(wake) => self.housekeep(),
+                () = at(deadline) => self.step(Input::Tick),
+                _ = housekeeping.tick() => self.housekeep(),
             }
         }
         // Whoever wrote to us meanwhile sees the channel closed and starts a new task.
         self.commands.close();
         self.context.expected.retain(|_, peer| *peer != self.peer);
-    }
-
-    fn next_wake(&self) -> Instant {
-        let housekeeping = Instant::now() + HOUSEKEEPING;
-        self.negotiation.deadline().map_or(housekeeping, |deadline| deadline.min(housekeeping))
     }
 
     fn is_done(&self) -> bool {
@@ -379,7 +377,6 @@ impl Actor {
     }
 
     fn housekeep(&mut self) {
-        self.step(Input::Tick);
         self.waiting.retain(|waiting| !waiting.is_closed());
         let idle_timeout = self.context.config.session_idle_timeout();
         if let Some(session) = self.current().filter(|session| session.idle_for() > idle_timeout) {
@@ -414,6 +411,14 @@ impl Actor {
             running_requests: self.current().map_or(0, |session| session.running()) as u64,
             last_error: self.last_error.as_ref().map(ToString::to_string),
         }
+    }
+}
+
+/// Sleeps until `deadline`, or for ever if there is none.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -50,6 +50,11 @@ pub enum PeerError {
 }
 
 impl PeerError {
+    /// Whether the peer is not there at the moment, which may change by itself.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::NoRelay(_) | Self::Unknown(_) | Self::ConnectTimeout { .. } | Self::Lost(_))
+    }
+
     /// Whether waiting was the failure: a gateway calls that a timeout.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::ConnectTimeout { .. } | Self::Stalled(_))

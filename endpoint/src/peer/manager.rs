@@ -147,10 +147,16 @@ impl PeerManager {
         instead_of: Option<ConnectionId>,
     ) -> Result<Arc<Session>, PeerError> {
         let limit = self.context.config.connect_timeout() + SESSION_SLACK;
-        let (reply, session) = oneshot::channel();
         let asking = async {
-            self.tell(peer, Command::Session { instead_of, reply }).await?;
-            session.await.map_err(|_| PeerError::Stopping)?
+            // A task that is just ending may take the question with it; the second try meets a new one.
+            for _ in 0..2 {
+                let (reply, session) = oneshot::channel();
+                self.tell(peer, Command::Session { instead_of, reply }).await?;
+                if let Ok(outcome) = session.await {
+                    return outcome;
+                }
+            }
+            Err(PeerError::Stopping)
         };
         let late =
             |_| PeerError::ConnectTimeout { after: limit, why: "the peer's task did not answer".into() };

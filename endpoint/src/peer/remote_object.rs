@@ -1,14 +1,14 @@
 //! One version of an object at a peer, read in groups over whatever session there is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use noq::SendStream;
 use proxystore_shared::digest::{GROUP_LEN, GroupTree, group_count, group_digest};
 use proxystore_shared::frame::{Answer, ByteRange, MAX_GROUPS_IN_FLIGHT, ObjectMeta, Request, Ticket};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::PeerError;
 use super::exchange::Reply;
@@ -21,6 +21,9 @@ use crate::storage::Group;
 
 /// Times a group is asked for again after its session was lost.
 const RETRIES: usize = 3;
+
+/// Between looks for a peer that has gone away in the middle of a read.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// A read that is open at the peer.
 struct Lease {
@@ -108,7 +111,7 @@ impl RemoteObject {
         }
         let whole = ByteRange { start: 0, end: None };
         let request = Request::Get { object_id: self.id.clone(), range: Some(whole), if_none_match: None };
-        let reply = self.peers.ask(self.peer, &request, &[], true).await?;
+        let reply = self.ask_patiently(&request).await?;
         let gone = || PeerError::Lost("the object was evicted or replaced while it was read".into());
         let (meta, lease) = Lease::from_reply(reply).ok_or_else(gone)?;
         if meta.digest != self.meta.digest {
@@ -116,6 +119,17 @@ impl RemoteObject {
         }
         *current = Arc::new(lease);
         Ok(current.clone())
+    }
+
+    /// Asks until the peer, which may be restarting, is there again, or has had as long as a new session may take.
+    async fn ask_patiently(&self, request: &Request) -> Result<Reply, PeerError> {
+        let deadline = Instant::now() + self.peers.context.config.connect_timeout();
+        loop {
+            match self.peers.ask(self.peer, request, &[], true).await {
+                Err(error) if error.is_absence() && Instant::now() < deadline => sleep(RETRY_PAUSE).await,
+                outcome => return outcome,
+            }
+        }
     }
 }
 

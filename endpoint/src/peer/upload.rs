@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::FuturesUnordered;
@@ -19,36 +20,60 @@ use super::session::Session;
 use super::wire::{receive_header, send_bytes, send_header};
 use crate::endpoint::{Incoming, PutOptions, RequestError};
 
+/// For a peer to make an object durable: gigabytes may take minutes to reach a slow disk. A peer that has died is
+/// noticed by its silence long before.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// A client's body, cut into groups.
 struct Groups {
     body: Incoming,
-    /// Bytes that arrived beyond the last group.
-    rest: BytesMut,
+    /// What the last frame held beyond the last group.
+    rest: Bytes,
     /// A group that was looked at and put back.
     put_back: Option<Bytes>,
+    /// The group that is being filled.
+    filling: BytesMut,
     announced: Option<u64>,
     arrived: u64,
 }
 
 impl Groups {
     fn new(body: Incoming, announced: Option<u64>) -> Self {
-        Self { body, rest: BytesMut::new(), put_back: None, announced, arrived: 0 }
+        let (rest, filling) = (Bytes::new(), BytesMut::new());
+        Self { body, rest, put_back: None, filling, announced, arrived: 0 }
     }
 
-    /// The next group; shorter than [`GROUP_LEN`] only at the end, none after it.
+    /// The next group; shorter than [`GROUP_LEN`] only at the end, none after it. Nothing is lost when this is
+    /// dropped half way.
     async fn next(&mut self) -> Result<Option<Bytes>, RequestError> {
         if let Some(group) = self.put_back.take() {
             return Ok(Some(group));
         }
-        while (self.rest.len() as u64) < GROUP_LEN {
-            let Some(bytes) = self.body.try_next().await.map_err(RequestError::Upload)? else {
+        loop {
+            self.fill();
+            if self.filling.len() as u64 == GROUP_LEN {
+                return Ok(Some(self.filling.split().freeze()));
+            }
+            let Some(frame) = self.body.try_next().await.map_err(RequestError::Upload)? else {
                 self.check_arrived()?;
-                return Ok((!self.rest.is_empty()).then(|| self.rest.split().freeze()));
+                return Ok((!self.filling.is_empty()).then(|| self.filling.split().freeze()));
             };
-            self.arrived += bytes.len() as u64;
-            self.rest.extend_from_slice(&bytes);
+            self.arrived += frame.len() as u64;
+            self.rest = frame;
         }
-        Ok(Some(self.rest.split_to(GROUP_LEN as usize).freeze()))
+    }
+
+    /// Moves bytes from the last frame to the group.
+    fn fill(&mut self) {
+        if self.filling.capacity() == 0 && !self.rest.is_empty() {
+            // A buffer of the group's exact size is neither moved while it fills nor larger than what it holds.
+            let before = self.arrived - self.rest.len() as u64;
+            let size = self.announced.map_or(GROUP_LEN, |size| size.saturating_sub(before).min(GROUP_LEN));
+            self.filling.reserve(size as usize);
+        }
+        let room = GROUP_LEN as usize - self.filling.len();
+        let taken = self.rest.split_to(room.min(self.rest.len()));
+        self.filling.extend_from_slice(&taken);
     }
 
     /// Whether the body has ended.
@@ -149,7 +174,7 @@ impl PeerManager {
         let digest = tree.finish();
         let committed = async {
             send_header(&mut reply.send, &Request::Commit { size, digest }, limit).await?;
-            match receive_header(&mut reply.receive, limit).await? {
+            match receive_header(&mut reply.receive, COMMIT_TIMEOUT).await? {
                 Answer::Stored { meta } if meta.digest == digest => Ok(meta),
                 Answer::Failed { reason, message } => Err(PeerError::Refused { reason, message }),
                 other => Err(unexpected("commit", &other)),
