@@ -272,8 +272,9 @@ impl Server {
         if len > GROUP_LEN {
             return Err(invalid(format!("a part of {len} bytes is larger than a group")));
         }
-        uploading.admit(index).await?;
         let limit = self.limit();
+        let admitted = tokio::time::timeout(limit, uploading.admit(index)).await;
+        admitted.map_err(|_| invalid(format!("the parts before part {index} did not arrive")))??;
         let bytes: Bytes = receive_bytes(&mut self.receive, len as usize, limit).await?;
         if group_digest(index, false, [&bytes[..]]) != digest {
             return Err(invalid(format!("part {index} is damaged")));

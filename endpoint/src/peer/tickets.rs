@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use proxystore_shared::digest::GROUP_LEN;
 use proxystore_shared::frame::{MAX_GROUPS_IN_FLIGHT, ObjectMeta, Ticket};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use crate::storage::{Expected, StorageError, StoredObject, Upload};
 
@@ -66,6 +66,8 @@ impl Tickets {
 /// Joins parts, which arrive in any order, to an upload, which takes bytes in one.
 pub struct Uploading {
     state: Mutex<Joining>,
+    /// A part was joined, so that the window has moved.
+    joined: Notify,
 }
 
 struct Joining {
@@ -81,18 +83,29 @@ impl Uploading {
     /// Nothing has arrived yet.
     pub fn new(upload: Box<dyn Upload>) -> Self {
         let state = Joining { upload: Some(upload), next: 0, waiting: BTreeMap::new(), short: false };
-        Self { state: Mutex::new(state) }
+        Self { state: Mutex::new(state), joined: Notify::new() }
     }
 
-    /// Whether the part at `index` may be received: it must be new, and near the parts that are awaited, which
-    /// bounds what has to be held.
+    /// Waits until the part at `index` may be received: it must be near the parts that are awaited, which bounds
+    /// what has to be held. The caller bounds the time.
+    ///
+    /// Parts that were accepted ahead of their turn let the sender run ahead of the window by as many again, and no
+    /// further.
     pub async fn admit(&self, index: u64) -> Result<(), StorageError> {
-        let state = self.state.lock().await;
-        let window = state.next..state.next + MAX_GROUPS_IN_FLIGHT as u64;
-        if !window.contains(&index) || state.waiting.contains_key(&index) {
-            return Err(StorageError::Mismatch(format!("part {index} does not follow part {}", state.next)));
+        const WINDOW: u64 = MAX_GROUPS_IN_FLIGHT as u64;
+        loop {
+            let joined = self.joined.notified();
+            let state = self.state.lock().await;
+            let next = state.next;
+            if !(next..next + 2 * WINDOW).contains(&index) || state.waiting.contains_key(&index) {
+                return Err(StorageError::Mismatch(format!("part {index} does not follow part {next}")));
+            }
+            if index < next + WINDOW {
+                return Ok(());
+            }
+            drop(state);
+            joined.await;
         }
-        Ok(())
     }
 
     /// Adds a part that was admitted.
@@ -104,6 +117,7 @@ impl Uploading {
             state.waiting.remove(&next)
         } {
             state.append(bytes).await?;
+            self.joined.notify_waiters();
         }
         Ok(())
     }
@@ -137,4 +151,59 @@ impl Joining {
 
 fn ended() -> StorageError {
     StorageError::Mismatch("the upload has ended".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proxystore_shared::Digest;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::storage::Storage as _;
+    use crate::storage::memory::{MemoryLimits, MemoryStorage};
+
+    async fn uploading(storage: &MemoryStorage) -> Uploading {
+        Uploading::new(storage.begin(&"k".parse().unwrap(), None, false).await.unwrap())
+    }
+
+    fn part(index: u64) -> Bytes {
+        Bytes::from(vec![index as u8; GROUP_LEN as usize])
+    }
+
+    #[tokio::test]
+    async fn a_sender_that_runs_ahead_waits_for_the_part_that_is_late() {
+        let storage = MemoryStorage::new(MemoryLimits { max_object_size: u64::MAX, memory_limit: None });
+        let uploading = uploading(&storage).await;
+        let ahead = MAX_GROUPS_IN_FLIGHT as u64;
+        for index in 1..ahead {
+            uploading.admit(index).await.unwrap();
+            uploading.add(index, part(index)).await.unwrap();
+        }
+        let mut admission = std::pin::pin!(uploading.admit(ahead));
+        assert!(
+            timeout(Duration::from_millis(50), &mut admission).await.is_err(),
+            "the window has not moved"
+        );
+        uploading.add(0, part(0)).await.unwrap();
+        admission.await.unwrap();
+        uploading.add(ahead, part(ahead)).await.unwrap();
+        let whole: Vec<u8> = (0..=ahead).flat_map(part).collect();
+        let expected = Expected { size: whole.len() as u64, digest: Digest::of(&whole) };
+        assert_eq!(uploading.commit(expected).await.unwrap().digest, expected.digest);
+    }
+
+    #[tokio::test]
+    async fn parts_that_no_honest_sender_sends_are_refused() {
+        let storage = MemoryStorage::new(MemoryLimits { max_object_size: u64::MAX, memory_limit: None });
+        let uploading = uploading(&storage).await;
+        assert!(uploading.admit(2 * MAX_GROUPS_IN_FLIGHT as u64).await.is_err(), "far ahead");
+        uploading.add(0, part(0)).await.unwrap();
+        assert!(uploading.admit(0).await.is_err(), "joined already");
+        uploading.add(2, part(2)).await.unwrap();
+        assert!(uploading.admit(2).await.is_err(), "waiting already");
+        let gap = Expected { size: 3 * GROUP_LEN, digest: Digest([0; 32]) };
+        assert!(uploading.commit(gap).await.is_err(), "a part is missing");
+    }
 }
