@@ -7,13 +7,13 @@ use bytes::Bytes;
 use noq::{PathId, RecvStream, SendStream};
 use proxystore_shared::EndpointId;
 use proxystore_shared::frame::{Answer, Request};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::debug;
 
 use super::PeerError;
 use super::manager::PeerManager;
 use super::session::{Busy, Session};
-use super::wire::{WireError, receive_header, send_bytes, send_header};
+use super::wire::{self, WireError};
 
 /// Sessions tried for one request. The first may be a leftover of a peer that has restarted, the second may be
 /// lost to a race with its idle timeout.
@@ -85,10 +85,10 @@ impl PeerManager {
             let session = self.session(peer, dead).await?;
             dead = Some(session.id());
             match self.attempt(peer, session, request, bytes).await {
-                Ok(Reply { answer: Answer::Failed { reason, message }, .. }) => {
-                    return Err(PeerError::Refused { reason, message });
+                Ok(reply) => {
+                    let answer = unless_refused(reply.answer)?;
+                    return Ok(Reply { answer, ..reply });
                 }
-                Ok(reply) => return Ok(reply),
                 Err(Failed::Request(error)) => return Err(error),
                 Err(Failed::Session(error)) => {
                     debug!(%peer, %error, "a session failed a request");
@@ -125,6 +125,14 @@ impl PeerManager {
     }
 }
 
+/// A refusal is an error.
+pub(super) fn unless_refused(answer: Answer) -> Result<Answer, PeerError> {
+    match answer {
+        Answer::Failed { reason, message } => Err(PeerError::Refused { reason, message }),
+        answer => Ok(answer),
+    }
+}
+
 async fn exchange(
     session: Arc<Session>,
     request: &Request,
@@ -132,13 +140,7 @@ async fn exchange(
     limit: Duration,
 ) -> Result<Reply, Failed> {
     let busy = session.busy();
-    let opened = timeout(limit, session.connection().open_bi()).await;
-    let (mut send, mut receive) = opened
-        .map_err(|_| Failed::Request(PeerError::Stalled(limit)))?
-        .map_err(|error| Failed::Session(error.to_string()))?;
-    send_header(&mut send, request, limit).await?;
-    send_bytes(&mut send, bytes, limit).await?;
-    let answer = receive_header(&mut receive, limit).await?;
+    let (answer, send, receive) = wire::ask(session.connection(), request, bytes, limit).await?;
     Ok(Reply { answer, send, receive, busy })
 }
 

@@ -8,13 +8,13 @@ use proxystore_shared::digest::{GROUP_LEN, GroupTree, group_count, group_digest}
 use proxystore_shared::frame::{Answer, ByteRange, MAX_GROUPS_IN_FLIGHT, ObjectMeta, Request, Ticket};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
 use tokio::sync::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::PeerError;
-use super::exchange::Reply;
+use super::exchange::{Reply, unless_refused};
 use super::manager::PeerManager;
 use super::session::{Busy, Session};
-use super::wire::{receive_bytes, receive_header, send_header};
+use super::wire::{self, receive_bytes};
 use crate::endpoint::{Outgoing, RequestError};
 use crate::reader;
 use crate::storage::Group;
@@ -135,12 +135,10 @@ impl RemoteObject {
 
 async fn fetch(lease: &Lease, index: u64, len: u64, limit: Duration) -> Result<Group, PeerError> {
     let connection = lease.session().connection();
-    let opened = timeout(limit, connection.open_bi()).await.map_err(|_| PeerError::Stalled(limit))?;
-    let (mut send, mut receive) = opened.map_err(|error| PeerError::Lost(error.to_string()))?;
-    send_header(&mut send, &Request::Group { ticket: lease.ticket, index }, limit).await?;
-    let digest = match receive_header(&mut receive, limit).await? {
+    let request = Request::Group { ticket: lease.ticket, index };
+    let (answer, _send, mut receive) = wire::ask(connection, &request, &[], limit).await?;
+    let digest = match unless_refused(answer)? {
         Answer::Group { len: announced, digest } if announced == len => digest,
-        Answer::Failed { reason, message } => return Err(PeerError::Refused { reason, message }),
         other => return Err(PeerError::Protocol(format!("asked for group {index}, got {other:?}"))),
     };
     let bytes = receive_bytes(&mut receive, len as usize, limit).await?;

@@ -47,8 +47,7 @@ pub async fn run(context: Arc<Context>, peer: EndpointId, session: Arc<Session>)
 /// Tells the peer that this connection was chosen.
 pub async fn nominate(session: Arc<Session>, limit: Duration) {
     let nominated = async {
-        let (mut send, _receive) =
-            session.connection().open_bi().await.map_err(|error| WireError::Gone(error.to_string()))?;
+        let (mut send, _receive) = session.connection().open_bi().await?;
         send_header(&mut send, &Request::Nominate, limit).await?;
         // Dropping the receiving half before this arrived would be an error to the peer.
         send.finish().map_err(|error| WireError::Gone(error.to_string()))?;

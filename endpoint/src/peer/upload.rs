@@ -10,14 +10,13 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use proxystore_shared::digest::{GROUP_LEN, GroupTree, group_digest};
 use proxystore_shared::frame::{Answer, MAX_GROUPS_IN_FLIGHT, ObjectMeta, Request, Ticket};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
-use tokio::time::timeout;
 
 use super::PeerError;
-use super::exchange::Reply;
+use super::exchange::{Reply, unless_refused};
 use super::manager::PeerManager;
 use super::requests::unexpected;
 use super::session::Session;
-use super::wire::{receive_header, send_bytes, send_header};
+use super::wire::{self, receive_header, send_header};
 use crate::endpoint::{Incoming, PutOptions, RequestError};
 
 /// For a peer to make an object durable: gigabytes may take minutes to reach a slow disk. A peer that has died is
@@ -174,9 +173,8 @@ impl PeerManager {
         let digest = tree.finish();
         let committed = async {
             send_header(&mut reply.send, &Request::Commit { size, digest }, limit).await?;
-            match receive_header(&mut reply.receive, COMMIT_TIMEOUT).await? {
+            match unless_refused(receive_header(&mut reply.receive, COMMIT_TIMEOUT).await?)? {
                 Answer::Stored { meta } if meta.digest == digest => Ok(meta),
-                Answer::Failed { reason, message } => Err(PeerError::Refused { reason, message }),
                 other => Err(unexpected("commit", &other)),
             }
         };
@@ -192,15 +190,10 @@ impl PeerManager {
         bytes: Bytes,
     ) -> Result<(), PeerError> {
         let limit = self.context.config.read_timeout();
-        let opened = timeout(limit, session.connection().open_bi()).await;
-        let opened = opened.map_err(|_| PeerError::Stalled(limit))?;
-        let (mut send, mut receive) = opened.map_err(|error| PeerError::Lost(error.to_string()))?;
         let part = Request::Part { ticket, index, len: bytes.len() as u64, digest };
-        send_header(&mut send, &part, limit).await?;
-        send_bytes(&mut send, &[bytes], limit).await?;
-        match receive_header(&mut receive, limit).await? {
+        let (answer, ..) = wire::ask(session.connection(), &part, &[bytes], limit).await?;
+        match unless_refused(answer)? {
             Answer::Accepted => Ok(()),
-            Answer::Failed { reason, message } => Err(PeerError::Refused { reason, message }),
             other => Err(unexpected("part", &other)),
         }
     }

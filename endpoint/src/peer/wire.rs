@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use noq::{ReadExactError, RecvStream, SendStream, WriteError};
-use proxystore_shared::frame::{self, HeaderError, LENGTH_LEN};
+use noq::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream, WriteError};
+use proxystore_shared::frame::{self, Answer, HeaderError, LENGTH_LEN, Request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -24,6 +24,12 @@ pub enum WireError {
     /// The stream ended early.
     #[error("the stream ended after {0} bytes")]
     Short(usize),
+}
+
+impl From<ConnectionError> for WireError {
+    fn from(error: ConnectionError) -> Self {
+        Self::Gone(error.to_string())
+    }
 }
 
 impl From<WriteError> for WireError {
@@ -49,6 +55,20 @@ async fn within<T, E: Into<WireError>>(
     action: impl Future<Output = Result<T, E>>,
 ) -> Result<T, WireError> {
     timeout(limit, action).await.map_err(|_| WireError::Stalled(limit))?.map_err(Into::into)
+}
+
+/// Makes a request on a stream of its own, and receives the header of the answer.
+pub async fn ask(
+    connection: &Connection,
+    request: &Request,
+    bytes: &[Bytes],
+    limit: Duration,
+) -> Result<(Answer, SendStream, RecvStream), WireError> {
+    let (mut send, mut receive) = within(limit, connection.open_bi()).await?;
+    send_header(&mut send, request, limit).await?;
+    send_bytes(&mut send, bytes, limit).await?;
+    let answer = receive_header(&mut receive, limit).await?;
+    Ok((answer, send, receive))
 }
 
 /// Sends a header.

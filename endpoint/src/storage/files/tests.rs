@@ -251,7 +251,7 @@ fn a_path_that_is_no_directory_is_refused_by_name() {
     assert!(error.to_string().contains(file.to_str().expect("text")), "{error}");
 }
 
-/// Names the directory for a child process; without it the tests that are children do nothing.
+/// Names the directory for a child process: the same test, which then does the part that is not to survive.
 const CHILD_DIR: &str = "PROXYSTORE_TEST_STORAGE_DIR";
 
 fn child_dir() -> Option<PathBuf> {
@@ -262,7 +262,7 @@ fn child_dir() -> Option<PathBuf> {
 fn child(name: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     let name = format!("{}::{name}", module_path!().split_once("::").expect("in a crate").1);
-    command.args([&name, "--exact", "--ignored", "--nocapture"]).env(CHILD_DIR, dir).stdout(Stdio::null());
+    command.args([&name, "--exact", "--nocapture"]).env(CHILD_DIR, dir).stdout(Stdio::null());
     command
 }
 
@@ -271,10 +271,7 @@ fn numbered(number: usize) -> Vec<u8> {
     content(number * 397_003 % 2_600_000, number as u8)
 }
 
-#[tokio::test]
-#[ignore = "runs as a child of acknowledged_objects_survive_kill_9"]
-async fn store_until_killed() {
-    let Some(dir) = child_dir() else { return };
+async fn store_until_killed(dir: PathBuf) {
     let limits = FileLimits { fsync: true, ..LIMITS };
     let (storage, recovery) = FileStorage::open(dir, limits).expect("opens");
     let newest = storage.stat(&id("newest")).await.expect("stat");
@@ -290,7 +287,8 @@ async fn store_until_killed() {
 /// Lets the child store a few objects and kills it; returns the last number it acknowledged to have stored, and
 /// to have replaced.
 fn run_and_kill(dir: &Path, acknowledgements: usize) -> (usize, Option<usize>) {
-    let mut child = child("store_until_killed", dir).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut child =
+        child("acknowledged_objects_survive_kill_9", dir).stderr(Stdio::piped()).spawn().expect("starts");
     let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
     let (mut stored, mut replaced) = (None, None);
     for (count, line) in lines.map(|line| line.expect("readable")).enumerate() {
@@ -310,6 +308,9 @@ fn run_and_kill(dir: &Path, acknowledgements: usize) -> (usize, Option<usize>) {
 
 #[tokio::test]
 async fn acknowledged_objects_survive_kill_9() {
+    if let Some(dir) = child_dir() {
+        return store_until_killed(dir).await;
+    }
     let parent = TempDir::new().expect("temporary directory");
     let dir = parent.path().join("store");
     for acknowledgements in [1, 2, 7, 12, 5] {
@@ -331,10 +332,7 @@ async fn acknowledged_objects_survive_kill_9() {
 /// `ulimit -f` counts: a group and a half.
 const FILE_BLOCKS: u64 = GROUP_LEN * 3 / 2 / 512;
 
-#[tokio::test]
-#[ignore = "runs as a child of a_full_disk_leaves_no_partial_object"]
-async fn store_on_a_full_disk() {
-    let Some(dir) = child_dir() else { return };
+async fn store_on_a_full_disk(dir: PathBuf) {
     let (storage, _) = open(&dir);
     put(&storage, &id("small"), b"fits").await;
     for size in [GROUP_LEN as usize * 3 / 2, 3 * GROUP_LEN as usize] {
@@ -360,8 +358,11 @@ async fn store_on_a_full_disk() {
 /// A limit on the size of files stands in for the full disk: both fail a write in the middle of an upload.
 #[tokio::test]
 async fn a_full_disk_leaves_no_partial_object() {
+    if let Some(dir) = child_dir() {
+        return store_on_a_full_disk(dir).await;
+    }
     let dir = TempDir::new().expect("temporary directory");
-    let child = child("store_on_a_full_disk", dir.path());
+    let child = child("a_full_disk_leaves_no_partial_object", dir.path());
     let script = format!("trap '' XFSZ; ulimit -f {FILE_BLOCKS}; exec \"$0\" \"$@\"");
     let output = Command::new("sh")
         .args(["-c", &script])
