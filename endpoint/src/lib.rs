@@ -5,6 +5,7 @@
 //! through which it fetches and stores objects on its clients' behalf. [`Endpoint`] ties these together,
 //! [`server`] runs all of it, and [`cli`] is the program people use.
 
+mod atomic_file;
 pub mod cli;
 pub mod endpoint;
 pub mod http;

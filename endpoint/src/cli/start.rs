@@ -1,7 +1,7 @@
 //! `start`: everything that can go wrong is looked at here, in the foreground, before an endpoint runs.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use proxystore_shared::config::endpoint::EndpointConfig;
@@ -14,6 +14,7 @@ use super::output::{Failure, Printer};
 use super::place::Place;
 use super::token::{TOKEN_VARIABLE, relay_token};
 use super::{daemon, host, serve};
+use crate::atomic_file;
 use crate::identity::{Identity, IdentityError};
 use crate::server::Options;
 
@@ -124,22 +125,7 @@ fn write_host(path: &Path, host: &str) -> Result<(), Failure> {
     let mut document: DocumentMut =
         text.parse().map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     document["host"] = toml_edit::value(host);
-    replace_file(path, &document.to_string()).map_err(Failure::io(failed()))
-}
-
-/// Readers see the old content or the new, never less.
-fn replace_file(path: &Path, text: &str) -> io::Result<()> {
-    let draft = path.with_extension(format!("toml.{}", std::process::id()));
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&draft)?;
-        file.set_permissions(fs::metadata(path)?.permissions())?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    };
-    write().inspect_err(|_| {
-        let _ = fs::remove_file(&draft);
-    })
+    atomic_file::replace(path, &document.to_string()).map_err(Failure::io(failed()))
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 //! first proves it, in `known_peers.toml`, and any other key is refused from then on.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use proxystore_shared::{EndpointId, PublicKey};
+
+use crate::atomic_file;
 
 /// Why a key is not the peer's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,17 +85,8 @@ impl Pins {
             return Ok(());
         }
         let text = toml::to_string(&*keys).map_err(io::Error::other)?;
-        write_atomically(&self.file, &text)
+        atomic_file::replace(&self.file, &text)
     }
-}
-
-/// A reader sees the old file or the new one, never half of either.
-fn write_atomically(file: &Path, text: &str) -> io::Result<()> {
-    let temporary = file.with_extension("toml.new");
-    let mut new = std::fs::File::create(&temporary)?;
-    new.write_all(text.as_bytes())?;
-    new.sync_all()?;
-    std::fs::rename(temporary, file)
 }
 
 #[cfg(test)]
