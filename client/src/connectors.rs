@@ -1,0 +1,41 @@
+//! The connectors, and how a configuration finds its own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+
+use crate::connector::{Connector, ConnectorConfig, ConnectorError};
+
+pub mod file;
+pub mod local;
+
+pub use file::FileConnector;
+pub use local::LocalConnector;
+
+/// Makes a connector from its configuration.
+pub type FromConfig = fn(&ConnectorConfig) -> Result<Arc<dyn Connector>, ConnectorError>;
+
+static KINDS: LazyLock<RwLock<BTreeMap<String, FromConfig>>> = LazyLock::new(|| {
+    let built_in: [(&str, FromConfig); _] = [
+        (file::KIND, |config| Ok(Arc::new(FileConnector::from_config(config)?))),
+        (local::KIND, |config| Ok(Arc::new(LocalConnector::from_config(config)?))),
+    ];
+    RwLock::new(built_in.into_iter().map(|(kind, make)| (kind.to_owned(), make)).collect())
+});
+
+/// Makes another kind of connector known to this process, so that proxies of its objects resolve here. A kind
+/// that is known already is replaced.
+pub fn register_kind(kind: &str, from_config: FromConfig) {
+    KINDS.write().unwrap_or_else(PoisonError::into_inner).insert(kind.to_owned(), from_config);
+}
+
+/// The connector that a configuration describes.
+pub fn from_config(config: &ConnectorConfig) -> Result<Arc<dyn Connector>, ConnectorError> {
+    let make = {
+        let kinds = KINDS.read().unwrap_or_else(PoisonError::into_inner);
+        kinds.get(&config.kind).copied().ok_or_else(|| ConnectorError::UnknownKind {
+            kind: config.kind.clone(),
+            known: kinds.keys().cloned().collect::<Vec<_>>().join(", "),
+        })?
+    };
+    make(config)
+}

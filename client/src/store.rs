@@ -1,0 +1,401 @@
+//! Typed objects in one place: a connector, a serializer, a cache, and a name.
+
+mod blocking;
+mod cache;
+mod factory;
+mod metrics;
+mod registry;
+
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::future;
+use futures_util::stream::{self, StreamExt};
+use serde::{Deserialize, Serialize};
+
+pub use blocking::BlockingStore;
+pub use factory::StoreFactory;
+pub use metrics::{OperationMetrics, StoreMetrics};
+pub use registry::{get_or_create_store, get_store, register_store, unregister_store};
+
+use crate::connector::{Connector, ConnectorConfig, ConnectorError, ObjectStream, PutOptions};
+use crate::error::StoreError;
+use crate::serialize::{self, Deserializer, SerializeError, Serializer, Standard};
+use crate::{Key, LockedProxy, Object, Proxy, connectors};
+use cache::Cache;
+use metrics::{Meters, Operation};
+
+/// Objects kept in the cache unless told otherwise, as in Python.
+const DEFAULT_CACHE_SIZE: usize = 16;
+
+/// Serialized bytes of the objects kept in the cache unless told otherwise. Python has no such limit; sixteen
+/// objects of any size could take all memory.
+const DEFAULT_CACHE_BYTES: usize = 1 << 30;
+
+/// Puts values somewhere and gets them back; makes proxies of them.
+///
+/// Cheap to clone: clones are the same store. Values that were fetched are kept, deserialized, in a cache, since
+/// objects never change. `S` is the format; see [`Standard`] for what it takes.
+///
+/// ```
+/// use proxystore::{Store, connectors::LocalConnector};
+///
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// let store = Store::new("notes", LocalConnector::new());
+/// let key = store.put(&vec![1.5, 2.5]).await?;
+/// let values = store.get::<Vec<f64>>(&key).await?.expect("it was just put");
+/// assert_eq!(*values, [1.5, 2.5]);
+/// store.evict(&key).await?;
+/// assert!(!store.exists(&key).await?);
+/// # Ok::<(), proxystore::StoreError>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Store<S = Standard> {
+    core: Arc<Core>,
+    options: PutOptions,
+    format: PhantomData<fn() -> S>,
+}
+
+/// What clones of a store, and stores of other formats on it, share.
+struct Core {
+    name: String,
+    connector: Arc<dyn Connector>,
+    meters: Meters,
+    state: Mutex<State>,
+}
+
+struct State {
+    cache: Cache,
+    /// Made at first use; every proxy carries it.
+    config: Option<Arc<StoreConfig>>,
+}
+
+/// Makes a store again, in this process or another one. Carries no secrets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// The store's name.
+    pub name: String,
+    /// Its connector.
+    pub connector: ConnectorConfig,
+    /// Objects that the cache keeps.
+    pub cache_size: usize,
+    /// Serialized bytes of the objects that the cache keeps.
+    pub cache_bytes: usize,
+}
+
+impl Core {
+    fn new(name: String, connector: Arc<dyn Connector>, cache: Cache) -> Self {
+        let state = Mutex::new(State { cache, config: None });
+        Self { name, connector, meters: Meters::default(), state }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn config(&self) -> Arc<StoreConfig> {
+        let mut state = self.state();
+        let (cache_size, cache_bytes) = state.cache.limits();
+        let make = || {
+            let connector = self.connector.config();
+            Arc::new(StoreConfig { name: self.name.clone(), connector, cache_size, cache_bytes })
+        };
+        state.config.get_or_insert_with(make).clone()
+    }
+}
+
+impl Store {
+    /// A store in the [`Standard`] format, known by `name` in messages and, once [registered](register_store),
+    /// in this process.
+    pub fn new(name: impl Into<String>, connector: impl Connector) -> Self {
+        Self::on(name.into(), Arc::new(connector), Cache::new(DEFAULT_CACHE_SIZE, DEFAULT_CACHE_BYTES))
+    }
+
+    /// The store that a configuration describes, unregistered.
+    pub fn from_config(config: &StoreConfig) -> Result<Self, StoreError> {
+        let connector = connectors::from_config(&config.connector)
+            .map_err(|error| StoreError::Connector { store: config.name.clone(), error })?;
+        Ok(Self::on(config.name.clone(), connector, Cache::new(config.cache_size, config.cache_bytes)))
+    }
+}
+
+impl<S> Store<S> {
+    fn on(name: String, connector: Arc<dyn Connector>, cache: Cache) -> Self {
+        Self::of(Arc::new(Core::new(name, connector, cache)))
+    }
+
+    fn of(core: Arc<Core>) -> Self {
+        Self { core, options: PutOptions::default(), format: PhantomData }
+    }
+
+    /// The same store, in another format.
+    pub fn with_format<R>(self) -> Store<R> {
+        Store { core: self.core, options: self.options, format: PhantomData }
+    }
+
+    /// Keeps up to `count` objects in the cache; 0 for none.
+    pub fn cache_size(self, count: usize) -> Self {
+        self.change_cache(|(_, bytes)| (count, bytes))
+    }
+
+    /// Keeps objects of up to `bytes`, serialized, in the cache; a larger one is not kept at all.
+    pub fn cache_bytes(self, bytes: usize) -> Self {
+        self.change_cache(|(count, _)| (count, bytes))
+    }
+
+    fn change_cache(self, change: impl FnOnce((usize, usize)) -> (usize, usize)) -> Self {
+        let mut state = self.core.state();
+        let (count, bytes) = change(state.cache.limits());
+        state.cache.set_limits(count, bytes);
+        state.config = None;
+        drop(state);
+        self
+    }
+
+    /// The same store, which puts new objects only where a policy has all of these tags (see
+    /// [`MultiConnector`](crate::connectors::MultiConnector)).
+    pub fn with_subset_tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.options.subset_tags = tags.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The same store, which puts new objects only where a policy has no tags besides these.
+    pub fn with_superset_tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.options.superset_tags = tags.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// As given to [`Store::new`].
+    pub fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    /// Where the objects are.
+    pub fn connector(&self) -> &dyn Connector {
+        &*self.core.connector
+    }
+
+    /// Makes this store again elsewhere; every proxy carries it.
+    pub fn config(&self) -> StoreConfig {
+        self.core.config().as_ref().clone()
+    }
+
+    /// What was done so far, and how long it took.
+    pub fn metrics(&self) -> StoreMetrics {
+        self.core.meters.snapshot()
+    }
+
+    /// The same store for code that is not asynchronous.
+    pub fn blocking(&self) -> BlockingStore<S> {
+        BlockingStore::new(self.clone())
+    }
+
+    /// Whether the object is in the cache.
+    pub fn is_cached(&self, key: &Key) -> bool {
+        self.core.state().cache.contains(key)
+    }
+
+    /// Whether there is an object under this key: in the cache or where the objects are.
+    pub async fn exists(&self, key: &Key) -> Result<bool, StoreError> {
+        if self.is_cached(key) {
+            return Ok(true);
+        }
+        self.metered(Operation::Exists, 0, self.core.connector.exists(key)).await
+    }
+
+    /// Forgets the object. No error if there is none. Values that were fetched before stay what they are.
+    pub async fn evict(&self, key: &Key) -> Result<(), StoreError> {
+        self.core.state().cache.remove(key);
+        self.metered(Operation::Evict, 0, self.core.connector.evict(key)).await
+    }
+
+    /// Closes connections and forgets the cache. Objects stay, unless the connector was told to clear them. A
+    /// registered store is unregistered.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        registry::forget(&self.core);
+        self.core.state().cache.clear();
+        self.connector_result(self.core.connector.close().await)
+    }
+
+    /// Puts a value and returns the key that it got.
+    pub async fn put<T: ?Sized>(&self, value: &T) -> Result<Key, StoreError>
+    where
+        S: Serializer<T>,
+    {
+        let object = self.serialize(value)?;
+        let len = object.len();
+        self.metered(Operation::Put, len, self.core.connector.put(object, &self.options)).await
+    }
+
+    /// Puts values in one go, which is faster where the connector has batches.
+    pub async fn put_batch<T>(&self, values: &[T]) -> Result<Vec<Key>, StoreError>
+    where
+        S: Serializer<T>,
+    {
+        let objects = values.iter().map(|value| self.serialize(value)).collect::<Result<Vec<_>, _>>()?;
+        let len = objects.iter().map(Object::len).sum();
+        self.metered(Operation::PutBatch, len, self.core.connector.put_batch(objects, &self.options)).await
+    }
+
+    /// Stores a value under a key of [`Connector::new_key`].
+    pub(crate) async fn set<T>(&self, key: &Key, value: &T) -> Result<(), StoreError>
+    where
+        S: Serializer<T>,
+    {
+        let object = self.serialize(value)?;
+        let len = object.len();
+        self.metered(Operation::Put, len, self.core.connector.set(key, object)).await
+    }
+
+    /// The value, or none if there is no object under this key. The cache shares it with others who asked.
+    pub async fn get<T>(&self, key: &Key) -> Result<Option<Arc<T>>, StoreError>
+    where
+        S: Deserializer<T>,
+        T: Send + Sync + 'static,
+    {
+        if let Some(value) = self.core.state().cache.get(key) {
+            self.core.meters.hit();
+            return Ok(Some(value));
+        }
+        let object = self.metered(Operation::Get, 0, self.core.connector.get(key)).await?;
+        object.map(|object| self.receive(key, object)).transpose()
+    }
+
+    /// The values, in the order of the keys; past the cache.
+    pub async fn get_batch<T>(&self, keys: &[Key]) -> Result<Vec<Option<Arc<T>>>, StoreError>
+    where
+        S: Deserializer<T>,
+        T: Send + Sync + 'static,
+    {
+        let objects = self.metered(Operation::GetBatch, 0, self.core.connector.get_batch(keys)).await?;
+        let received = keys.iter().zip(objects);
+        received.map(|(key, object)| object.map(|object| self.receive(key, object)).transpose()).collect()
+    }
+
+    /// Puts bytes as they come, without holding all of them if the connector can do that.
+    pub async fn put_stream(&self, bytes: ObjectStream) -> Result<Key, StoreError> {
+        let identifier = stream::once(future::ready(Ok(Bytes::from_static(serialize::BYTES))));
+        let stream = ObjectStream {
+            len: bytes.len.map(|len| len + serialize::BYTES.len() as u64),
+            chunks: identifier.chain(bytes.chunks).boxed(),
+        };
+        self.metered(Operation::Put, 0, self.core.connector.put_stream(stream, &self.options)).await
+    }
+
+    /// The bytes of an object that holds bytes, as they arrive, or none if there is none under this key.
+    pub async fn get_stream(&self, key: &Key) -> Result<Option<ObjectStream>, StoreError> {
+        let stream = self.metered(Operation::Get, 0, self.core.connector.get_stream(key)).await?;
+        let Some(mut stream) = stream else { return Ok(None) };
+        let mut start = Object::new();
+        while start.len() < serialize::BYTES.len() {
+            let Some(chunk) = stream.chunks.next().await else { break };
+            start.push(self.connector_result(chunk)?);
+        }
+        let refuse = |error| self.serialize_error(Some(key), error);
+        let (format, first) = serialize::split_identifier(start).map_err(refuse)?;
+        if &format != serialize::BYTES {
+            return Err(refuse(serialize::unreadable(&format, first.len())));
+        }
+        let len = stream.len.map(|len| len - serialize::BYTES.len() as u64);
+        let first = stream::iter(first.into_segments().into_iter().map(Ok));
+        Ok(Some(ObjectStream { len, chunks: first.chain(stream.chunks).boxed() }))
+    }
+
+    /// Puts a value and returns a proxy of it.
+    pub async fn proxy<T>(&self, value: &T) -> Result<Proxy<T, StoreFactory<T, S>>, StoreError>
+    where
+        S: Serializer<T> + Deserializer<T>,
+        T: Send + Sync + 'static,
+    {
+        Ok(self.proxy_from_key(self.put(value).await?))
+    }
+
+    /// Puts values in one go and returns proxies of them.
+    pub async fn proxy_batch<T>(&self, values: &[T]) -> Result<Vec<Proxy<T, StoreFactory<T, S>>>, StoreError>
+    where
+        S: Serializer<T> + Deserializer<T>,
+        T: Send + Sync + 'static,
+    {
+        let keys = self.put_batch(values).await?;
+        Ok(keys.into_iter().map(|key| self.proxy_from_key(key)).collect())
+    }
+
+    /// A proxy of an object that is in the store.
+    pub fn proxy_from_key<T>(&self, key: Key) -> Proxy<T, StoreFactory<T, S>>
+    where
+        S: Deserializer<T>,
+        T: Send + Sync + 'static,
+    {
+        Proxy::new(StoreFactory::new(key, self.clone()))
+    }
+
+    /// Puts a value and returns a proxy of it that is only to be passed on.
+    pub async fn locked_proxy<T>(&self, value: &T) -> Result<LockedProxy<T, StoreFactory<T, S>>, StoreError>
+    where
+        S: Serializer<T> + Deserializer<T>,
+        T: Send + Sync + 'static,
+    {
+        self.proxy(value).await.map(LockedProxy::new)
+    }
+
+    fn serialize<T: ?Sized>(&self, value: &T) -> Result<Object, StoreError>
+    where
+        S: Serializer<T>,
+    {
+        S::serialize(value).map_err(|error| self.serialize_error(None, error))
+    }
+
+    fn receive<T>(&self, key: &Key, object: Object) -> Result<Arc<T>, StoreError>
+    where
+        S: Deserializer<T>,
+        T: Send + Sync + 'static,
+    {
+        let len = object.len();
+        self.core.meters.received(len);
+        let value = S::deserialize(object).map_err(|error| self.serialize_error(Some(key), error))?;
+        let value = Arc::new(value);
+        self.core.state().cache.insert(key, value.clone() as Arc<dyn Any + Send + Sync>, len);
+        Ok(value)
+    }
+
+    async fn metered<R>(
+        &self,
+        operation: Operation,
+        len: usize,
+        request: impl Future<Output = Result<R, ConnectorError>>,
+    ) -> Result<R, StoreError> {
+        let start = Instant::now();
+        let result = request.await;
+        self.core.meters.count(operation, start.elapsed(), len, result.is_err());
+        self.connector_result(result)
+    }
+
+    fn connector_result<R>(&self, result: Result<R, ConnectorError>) -> Result<R, StoreError> {
+        result.map_err(|error| StoreError::Connector { store: self.core.name.clone(), error })
+    }
+
+    fn serialize_error(&self, key: Option<&Key>, error: SerializeError) -> StoreError {
+        StoreError::Serialize { store: self.core.name.clone(), key: key.cloned(), error }
+    }
+}
+
+impl<S> Clone for Store<S> {
+    fn clone(&self) -> Self {
+        Self { core: self.core.clone(), options: self.options.clone(), format: PhantomData }
+    }
+}
+
+impl<S> fmt::Debug for Store<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("name", &self.core.name)
+            .field("connector", &self.core.connector)
+            .finish_non_exhaustive()
+    }
+}

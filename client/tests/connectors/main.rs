@@ -1,0 +1,20 @@
+//! Every connector against one contract, each with the real thing behind it.
+
+mod contract;
+mod file;
+mod local;
+
+use std::sync::Arc;
+
+use proxystore::Connector;
+use tokio::runtime::Runtime;
+
+/// Several threads, as programs have.
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Runs the whole contract, property tests included.
+fn check_contract(connector: impl Connector) {
+    contract::check(&runtime(), Arc::new(connector));
+}
