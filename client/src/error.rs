@@ -36,6 +36,14 @@ pub enum StoreError {
         /// The name.
         name: String,
     },
+    /// The future has its value already; objects never change.
+    #[error("store {store:?}: the future {key} has its value already")]
+    AlreadySet {
+        /// The store's name.
+        store: String,
+        /// The key of the value.
+        key: Key,
+    },
     /// No object came in time.
     #[error("store {store:?}: no object was stored under {key} in time")]
     NotInTime {
@@ -52,7 +60,7 @@ impl StoreError {
         match self {
             Self::Connector { error, .. } => error.is_transient(),
             Self::NotInTime { .. } => true,
-            Self::Serialize { .. } | Self::NameTaken { .. } => false,
+            Self::Serialize { .. } | Self::NameTaken { .. } | Self::AlreadySet { .. } => false,
         }
     }
 }

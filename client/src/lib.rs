@@ -4,21 +4,29 @@ pub mod connector;
 pub mod connectors;
 mod error;
 pub mod factory;
+mod future;
 mod key;
+pub mod lifetime;
 mod object;
+mod ownership;
 mod proxy;
 mod runtime;
 pub mod serialize;
 mod store;
+mod stores;
 
 pub use connector::{Connector, ConnectorConfig, ConnectorError, ObjectStream, PutOptions};
 pub use error::{ResolveError, StoreError};
 pub use factory::Factory;
+pub use future::ProxyFuture;
 pub use key::Key;
 pub use object::Object;
+pub use ownership::{BorrowError, OwnedProxy, RefMutProxy, RefProxy};
 pub use proxy::{LockedProxy, Proxy};
+pub use runtime::block_on;
 pub use serialize::{SerializeError, Standard};
 pub use store::{
-    BlockingStore, OperationMetrics, Store, StoreConfig, StoreFactory, StoreMetrics, get_or_create_store,
-    get_store, register_store, unregister_store,
+    OperationMetrics, Store, StoreConfig, StoreFactory, StoreMetrics, get_or_create_store, get_store,
+    register_store, unregister_store,
 };
+pub use stores::{FileStore, LocalStore};

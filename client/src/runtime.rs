@@ -32,11 +32,21 @@ pub(crate) fn handle() -> &'static Handle {
     RUNTIME.handle()
 }
 
-/// Runs a future to its end on the calling thread, wherever that is.
+/// Runs a future to its end on the calling thread, wherever that is: the way from code that is not asynchronous
+/// into this library.
 ///
 /// Inside a runtime of several threads the other tasks of this thread move to another one meanwhile; inside a
 /// runtime of one thread they wait.
-pub(crate) fn block_on<F>(future: F) -> F::Output
+///
+/// ```
+/// use proxystore::{Store, block_on, connectors::LocalConnector};
+///
+/// let store = Store::new("notes", LocalConnector::new());
+/// let key = block_on(store.put("hello"))?;
+/// assert_eq!(block_on(store.get::<String>(&key))?.as_deref(), Some(&"hello".to_owned()));
+/// # Ok::<(), proxystore::StoreError>(())
+/// ```
+pub fn block_on<F>(future: F) -> F::Output
 where
     F: Future + Send,
     F::Output: Send,

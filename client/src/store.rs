@@ -1,6 +1,5 @@
 //! Typed objects in one place: a connector, a serializer, a cache, and a name.
 
-mod blocking;
 mod cache;
 mod factory;
 mod metrics;
@@ -17,7 +16,6 @@ use futures_util::future;
 use futures_util::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
 
-pub use blocking::BlockingStore;
 pub use factory::StoreFactory;
 pub use metrics::{OperationMetrics, StoreMetrics};
 pub use registry::{get_or_create_store, get_store, register_store, unregister_store};
@@ -191,14 +189,14 @@ impl<S> Store<S> {
         self.core.meters.snapshot()
     }
 
-    /// The same store for code that is not asynchronous.
-    pub fn blocking(&self) -> BlockingStore<S> {
-        BlockingStore::new(self.clone())
-    }
-
     /// Whether the object is in the cache.
     pub fn is_cached(&self, key: &Key) -> bool {
         self.core.state().cache.contains(key)
+    }
+
+    /// Fetches the object anew next time.
+    pub(crate) fn forget_cached(&self, key: &Key) {
+        self.core.state().cache.remove(key);
     }
 
     /// Whether there is an object under this key: in the cache or where the objects are.
@@ -211,7 +209,7 @@ impl<S> Store<S> {
 
     /// Forgets the object. No error if there is none. Values that were fetched before stay what they are.
     pub async fn evict(&self, key: &Key) -> Result<(), StoreError> {
-        self.core.state().cache.remove(key);
+        self.forget_cached(key);
         self.metered(Operation::Evict, 0, self.core.connector.evict(key)).await
     }
 
@@ -243,13 +241,19 @@ impl<S> Store<S> {
         self.metered(Operation::PutBatch, len, self.core.connector.put_batch(objects, &self.options)).await
     }
 
-    /// Stores a value under a key of [`Connector::new_key`].
+    /// A key for a value to come.
+    pub(crate) async fn new_key(&self) -> Result<Key, StoreError> {
+        self.connector_result(self.core.connector.new_key().await)
+    }
+
+    /// Stores a value under a key of [`Connector::new_key`], or in place of another one.
     pub(crate) async fn set<T>(&self, key: &Key, value: &T) -> Result<(), StoreError>
     where
         S: Serializer<T>,
     {
         let object = self.serialize(value)?;
         let len = object.len();
+        self.forget_cached(key);
         self.metered(Operation::Put, len, self.core.connector.set(key, object)).await
     }
 

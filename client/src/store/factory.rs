@@ -24,6 +24,9 @@ pub struct StoreFactory<T, S = Standard> {
     /// Wait so long for an object that is to come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     patience: Option<Duration>,
+    /// Do not use the cache, since the object may change.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    past_cache: bool,
     /// The store itself, where the proxy was made.
     #[serde(skip, default = "Option::default")]
     home: Option<Store<S>>,
@@ -39,6 +42,7 @@ impl<T, S> StoreFactory<T, S> {
             store: config,
             evict: false,
             patience: None,
+            past_cache: false,
             home: Some(store),
             target: std::marker::PhantomData,
         }
@@ -47,6 +51,12 @@ impl<T, S> StoreFactory<T, S> {
     /// Waits up to `patience` for an object that is to come.
     pub(crate) fn patient(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
+        self
+    }
+
+    /// Always asks the connector: the object may be changed by who borrowed it.
+    pub(crate) fn past_cache(mut self) -> Self {
+        self.past_cache = true;
         self
     }
 
@@ -106,6 +116,7 @@ impl<T, S> Clone for StoreFactory<T, S> {
             store: self.store.clone(),
             evict: self.evict,
             patience: self.patience,
+            past_cache: self.past_cache,
             home: self.home.clone(),
             target: std::marker::PhantomData,
         }

@@ -1,0 +1,90 @@
+//! The stores by their usual names: each a [`Store`] with its connector.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use crate::connectors::{FileConnector, LocalConnector};
+use crate::serialize::Serializer;
+use crate::{Key, Standard, Store, StoreError};
+
+macro_rules! named_store {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub struct $name(Store);
+
+        impl $name {
+            /// Stores a value and returns the key that it got; the same as [`Store::put`].
+            pub async fn set<T: ?Sized>(&self, value: &T) -> Result<Key, StoreError>
+            where
+                Standard: Serializer<T>,
+            {
+                self.0.put(value).await
+            }
+
+            /// Keeps up to `count` objects in the cache; 0 for none.
+            pub fn cache_size(self, count: usize) -> Self {
+                Self(self.0.cache_size(count))
+            }
+
+            fn open(name: &str, connector: impl crate::Connector) -> Self {
+                Self(Store::new(name, connector))
+            }
+        }
+
+        impl Deref for $name {
+            type Target = Store;
+
+            fn deref(&self) -> &Store {
+                &self.0
+            }
+        }
+    };
+}
+
+named_store! {
+    /// Objects as files in a directory.
+    ///
+    /// ```
+    /// use proxystore::{FileStore, Key};
+    ///
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// # let parent = tempfile::tempdir().expect("a directory");
+    /// # let directory = parent.path().join("objects");
+    /// let store = FileStore::new("mystore", &directory)?.cache_size(16);
+    /// let key = store.set("hello").await?;
+    ///
+    /// let Key::File { filename } = &key else { unreachable!("a file store has file keys") };
+    /// let file = directory.join(filename);
+    /// assert_eq!(std::fs::read(&file).expect("a file"), b"US\nhello");
+    ///
+    /// assert_eq!(store.get::<String>(&key).await?.as_deref(), Some(&"hello".to_owned()));
+    /// store.evict(&key).await?;
+    /// assert!(!file.exists());
+    /// # Ok::<(), proxystore::StoreError>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    FileStore
+}
+
+impl FileStore {
+    /// In `directory`, which is made if it is missing.
+    pub fn new(name: &str, directory: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let connector = FileConnector::new(directory)
+            .map_err(|error| StoreError::Connector { store: name.to_owned(), error })?;
+        Ok(Self::open(name, connector))
+    }
+}
+
+named_store! {
+    /// Objects in the memory of this process.
+    LocalStore
+}
+
+impl LocalStore {
+    /// An empty one.
+    pub fn new(name: &str) -> Self {
+        Self::open(name, LocalConnector::new())
+    }
+}
