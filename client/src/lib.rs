@@ -1,4 +1,4 @@
-//! Move a tiny proxy first and the data later.
+#![doc = include_str!("../README.md")]
 
 pub mod connector;
 pub mod connectors;
