@@ -4,6 +4,7 @@ pub mod connector;
 pub mod connectors;
 mod error;
 pub mod factory;
+mod http;
 mod key;
 mod object;
 mod proxy;
