@@ -5,9 +5,11 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use crate::connector::{Connector, ConnectorConfig, ConnectorError};
 
+pub mod endpoint;
 pub mod file;
 pub mod local;
 
+pub use endpoint::EndpointConnector;
 pub use file::FileConnector;
 pub use local::LocalConnector;
 
@@ -16,6 +18,7 @@ pub type FromConfig = fn(&ConnectorConfig) -> Result<Arc<dyn Connector>, Connect
 
 static KINDS: LazyLock<RwLock<BTreeMap<String, FromConfig>>> = LazyLock::new(|| {
     let built_in: [(&str, FromConfig); _] = [
+        (endpoint::KIND, |config| Ok(Arc::new(EndpointConnector::from_config(config)?))),
         (file::KIND, |config| Ok(Arc::new(FileConnector::from_config(config)?))),
         (local::KIND, |config| Ok(Arc::new(LocalConnector::from_config(config)?))),
     ];

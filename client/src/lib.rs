@@ -5,6 +5,7 @@ pub mod connectors;
 mod error;
 pub mod factory;
 mod future;
+mod http;
 mod key;
 pub mod lifetime;
 mod object;

@@ -1,6 +1,7 @@
 //! Every connector against one contract, each with the real thing behind it.
 
 mod contract;
+mod endpoint;
 mod file;
 mod local;
 
