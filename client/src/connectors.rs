@@ -6,10 +6,13 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use crate::connector::{Connector, ConnectorConfig, ConnectorError};
 
 pub mod file;
+mod host;
 pub mod local;
+pub mod multi;
 
 pub use file::FileConnector;
 pub use local::LocalConnector;
+pub use multi::MultiConnector;
 
 /// Makes a connector from its configuration.
 pub type FromConfig = fn(&ConnectorConfig) -> Result<Arc<dyn Connector>, ConnectorError>;
@@ -18,6 +21,7 @@ static KINDS: LazyLock<RwLock<BTreeMap<String, FromConfig>>> = LazyLock::new(|| 
     let built_in: [(&str, FromConfig); _] = [
         (file::KIND, |config| Ok(Arc::new(FileConnector::from_config(config)?))),
         (local::KIND, |config| Ok(Arc::new(LocalConnector::from_config(config)?))),
+        (multi::KIND, |config| Ok(Arc::new(MultiConnector::from_config(config)?))),
     ];
     RwLock::new(built_in.into_iter().map(|(kind, make)| (kind.to_owned(), make)).collect())
 });

@@ -3,6 +3,7 @@
 mod contract;
 mod file;
 mod local;
+mod multi;
 
 use std::sync::Arc;
 
