@@ -111,12 +111,13 @@ pub trait Connector: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Wishes about where a new object goes; connectors that know only one place ignore them.
+/// Wishes about where a new object goes; connectors that know only one place ignore them, a
+/// [`MultiConnector`](crate::connectors::MultiConnector) compares them with its policies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PutOptions {
-    /// Of these tags a policy must have all.
+    /// All of these must be among a policy's subset tags. None given: any policy will do.
     pub subset_tags: Vec<String>,
-    /// Of these tags a policy must have none besides.
+    /// A policy must have no superset tags besides these. None given: only a policy without superset tags will do.
     pub superset_tags: Vec<String>,
 }
 

@@ -7,11 +7,14 @@ use crate::connector::{Connector, ConnectorConfig, ConnectorError};
 
 pub mod endpoint;
 pub mod file;
+mod host;
 pub mod local;
+pub mod multi;
 
 pub use endpoint::EndpointConnector;
 pub use file::FileConnector;
 pub use local::LocalConnector;
+pub use multi::MultiConnector;
 
 /// Makes a connector from its configuration.
 pub type FromConfig = fn(&ConnectorConfig) -> Result<Arc<dyn Connector>, ConnectorError>;
@@ -21,6 +24,7 @@ static KINDS: LazyLock<RwLock<BTreeMap<String, FromConfig>>> = LazyLock::new(|| 
         (endpoint::KIND, |config| Ok(Arc::new(EndpointConnector::from_config(config)?))),
         (file::KIND, |config| Ok(Arc::new(FileConnector::from_config(config)?))),
         (local::KIND, |config| Ok(Arc::new(LocalConnector::from_config(config)?))),
+        (multi::KIND, |config| Ok(Arc::new(MultiConnector::from_config(config)?))),
     ];
     RwLock::new(built_in.into_iter().map(|(kind, make)| (kind.to_owned(), make)).collect())
 });

@@ -156,14 +156,15 @@ impl<S> Store<S> {
         self
     }
 
-    /// The same store, which puts new objects only where a policy has all of these tags (see
-    /// [`MultiConnector`](crate::connectors::MultiConnector)).
+    /// The same store, which puts new objects only where all of these are among the policy's subset tags (see
+    /// [`Policy`](crate::connectors::multi::Policy)).
     pub fn with_subset_tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         self.options.subset_tags = tags.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The same store, which puts new objects only where a policy has no tags besides these.
+    /// The same store, which puts new objects only where the policy's superset tags are all among these. Without
+    /// any, no policy that has superset tags takes them.
     pub fn with_superset_tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         self.options.superset_tags = tags.into_iter().map(Into::into).collect();
         self

@@ -4,6 +4,7 @@ mod contract;
 mod endpoint;
 mod file;
 mod local;
+mod multi;
 
 use std::sync::Arc;
 
