@@ -30,4 +30,4 @@ pub use store::{
     OperationMetrics, Store, StoreConfig, StoreFactory, StoreMetrics, get_or_create_store, get_store,
     register_store, unregister_store,
 };
-pub use stores::{FileStore, LocalStore};
+pub use stores::{EndpointStore, FileStore, LocalStore};

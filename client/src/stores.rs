@@ -3,9 +3,11 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use crate::connectors::{FileConnector, LocalConnector};
+use proxystore_shared::EndpointId;
+
+use crate::connectors::{EndpointConnector, FileConnector, LocalConnector};
 use crate::serialize::Serializer;
-use crate::{Key, Standard, Store, StoreError};
+use crate::{ConnectorError, Key, Standard, Store, StoreError};
 
 macro_rules! named_store {
     ($(#[$doc:meta])* $name:ident) => {
@@ -71,9 +73,7 @@ named_store! {
 impl FileStore {
     /// In `directory`, which is made if it is missing.
     pub fn new(name: &str, directory: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let connector = FileConnector::new(directory)
-            .map_err(|error| StoreError::Connector { store: name.to_owned(), error })?;
-        Ok(Self::open(name, connector))
+        Ok(Self::open(name, FileConnector::new(directory).map_err(of_store(name))?))
     }
 }
 
@@ -87,4 +87,20 @@ impl LocalStore {
     pub fn new(name: &str) -> Self {
         Self::open(name, LocalConnector::new())
     }
+}
+
+named_store! {
+    /// Objects at endpoints: put at the one of this site, got from any.
+    EndpointStore
+}
+
+impl EndpointStore {
+    /// For whoever has one of these endpoints at their site; it is looked for at the first use.
+    pub fn new(name: &str, endpoints: impl IntoIterator<Item = EndpointId>) -> Result<Self, StoreError> {
+        Ok(Self::open(name, EndpointConnector::new(endpoints).map_err(of_store(name))?))
+    }
+}
+
+fn of_store(name: &str) -> impl FnOnce(ConnectorError) -> StoreError {
+    move |error| StoreError::Connector { store: name.to_owned(), error }
 }
