@@ -1,12 +1,12 @@
 //! Objects as files in a directory, often one that many nodes share (NFS, Lustre).
 //!
-//! The layout is Python ProxyStore's: one file an object, named by a UUID. A file appears under its name only when
-//! it is complete (written aside, then renamed, which POSIX makes atomic also for readers on other nodes).
+//! The layout is Python ProxyStore's: one file an object, named by a UUID, and a marker beside it ([`layout`]).
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+mod layout;
+
+use std::fs;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::connector::{Connector, ConnectorConfig, ConnectorError, ObjectStream, PutOptions};
 use crate::runtime::blocking;
 use crate::{Key, Object};
+use layout::Draft;
 
 /// In configurations.
 pub const KIND: &str = "file";
@@ -24,13 +25,10 @@ pub const KIND: &str = "file";
 /// Read at once from a file that is streamed: large enough that the system's work outweighs ours.
 const CHUNK_LEN: usize = 1 << 20;
 
-/// Segments handed to the system in one write; Linux takes at most 1,024.
-const SLICES_AT_ONCE: usize = 64;
-
 /// Keeps objects as files in a directory, which it makes if it is missing.
 #[derive(Debug)]
 pub struct FileConnector {
-    directory: Arc<PathBuf>,
+    directory: PathBuf,
     clear: bool,
 }
 
@@ -49,7 +47,7 @@ impl FileConnector {
         let directory = directory.as_ref();
         fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
         let directory = fs::canonicalize(directory).map_err(|error| failed(directory, &error))?;
-        Ok(Self { directory: Arc::new(directory), clear: false })
+        Ok(Self { directory, clear: false })
     }
 
     /// Whether `close` removes the directory and all objects in it. Off unless told, unlike Python's.
@@ -90,63 +88,25 @@ fn failed(path: &Path, error: &io::Error) -> ConnectorError {
     }
 }
 
-/// A file under a temporary name, removed unless it is published.
-struct Draft {
-    file: File,
+/// An operation on the file at `path`, away from the caller's runtime.
+async fn on_file<T: Send + 'static>(
     path: PathBuf,
-    published: bool,
+    operation: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T, ConnectorError> {
+    blocking(move || operation(&path).map_err(|error| failed(&path, &error))).await
 }
 
-impl Draft {
-    fn create(directory: &Path) -> Result<Self, ConnectorError> {
-        let path = directory.join(format!(".{}.tmp", Uuid::new_v4()));
-        let file = File::options().write(true).create_new(true).open(&path);
-        let file = file.map_err(|error| failed(&path, &error))?;
-        Ok(Self { file, path, published: false })
-    }
-
-    fn write(&mut self, segments: &[Bytes]) -> Result<(), ConnectorError> {
-        for segments in segments.chunks(SLICES_AT_ONCE) {
-            let mut slices: Vec<_> = segments.iter().map(|segment| IoSlice::new(segment)).collect();
-            write_all(&mut self.file, &mut slices).map_err(|error| failed(&self.path, &error))?;
-        }
-        Ok(())
-    }
-
-    fn publish(mut self, path: &Path) -> Result<(), ConnectorError> {
-        fs::rename(&self.path, path).map_err(|error| failed(path, &error))?;
-        self.published = true;
-        Ok(())
-    }
+fn read(path: &Path) -> io::Result<Option<Object>> {
+    let Some(mut file) = layout::open(path)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(Some(bytes.into()))
 }
 
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.published {
-            // Nothing more can be done about a file that cannot be removed; nobody takes it for an object.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    while !slices.is_empty() {
-        match file.write_vectored(slices) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn open(path: &Path) -> Result<Option<File>, ConnectorError> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed(path, &error)),
-    }
+fn write(path: &Path, object: &Object) -> io::Result<()> {
+    let mut draft = Draft::create(path)?;
+    draft.write(object.segments())?;
+    draft.publish()
 }
 
 #[async_trait]
@@ -158,31 +118,19 @@ impl Connector for FileConnector {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Object>, ConnectorError> {
-        let path = self.path_of(key)?;
-        blocking(move || match fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes.into())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(&path, &error)),
-        })
-        .await
+        on_file(self.path_of(key)?, read).await
     }
 
     async fn exists(&self, key: &Key) -> Result<bool, ConnectorError> {
-        let path = self.path_of(key)?;
-        blocking(move || path.try_exists().map_err(|error| failed(&path, &error))).await
+        on_file(self.path_of(key)?, layout::exists).await
     }
 
     async fn evict(&self, key: &Key) -> Result<(), ConnectorError> {
-        let path = self.path_of(key)?;
-        blocking(move || match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&path, &error)),
-            _ => Ok(()),
-        })
-        .await
+        on_file(self.path_of(key)?, layout::remove).await
     }
 
     fn config(&self) -> ConnectorConfig {
-        let store_dir = self.directory.as_ref().clone();
+        let store_dir = self.directory.clone();
         ConnectorConfig::new(KIND, &Settings { store_dir, clear: self.clear })
     }
 
@@ -191,14 +139,7 @@ impl Connector for FileConnector {
     }
 
     async fn set(&self, key: &Key, object: Object) -> Result<(), ConnectorError> {
-        let path = self.path_of(key)?;
-        let directory = self.directory.clone();
-        blocking(move || {
-            let mut draft = Draft::create(&directory)?;
-            draft.write(object.segments())?;
-            draft.publish(&path)
-        })
-        .await
+        on_file(self.path_of(key)?, move |path| write(path, &object)).await
     }
 
     async fn put_stream(
@@ -208,29 +149,29 @@ impl Connector for FileConnector {
     ) -> Result<Key, ConnectorError> {
         let key = self.new_key().await?;
         let path = self.path_of(&key)?;
-        let directory = self.directory.clone();
-        let mut draft = blocking(move || Draft::create(&directory)).await?;
+        let mut draft = on_file(path.clone(), Draft::create).await?;
         while let Some(chunk) = stream.chunks.next().await {
             let chunk = chunk?;
-            draft = blocking(move || draft.write(&[chunk]).map(|()| draft)).await?;
+            draft = on_file(path.clone(), move |_| draft.write(&[chunk]).map(|()| draft)).await?;
         }
-        blocking(move || draft.publish(&path)).await?;
+        on_file(path, |_| draft.publish()).await?;
         Ok(key)
     }
 
     async fn get_stream(&self, key: &Key) -> Result<Option<ObjectStream>, ConnectorError> {
         let path = self.path_of(key)?;
-        let opened = blocking(move || open(&path).map(|file| (file, path))).await?;
-        let (Some(file), path) = opened else { return Ok(None) };
-        let len = file.metadata().map_err(|error| failed(&path, &error))?.len();
-        let chunks = stream::try_unfold((file, path), |(mut file, path)| async {
-            blocking(move || {
+        let opened = on_file(path.clone(), |path| {
+            let Some(file) = layout::open(path)? else { return Ok(None) };
+            Ok(Some((file.metadata()?.len(), file)))
+        });
+        let Some((len, file)) = opened.await? else { return Ok(None) };
+        let chunks = stream::try_unfold((file, path), |(mut file, path)| {
+            on_file(path.clone(), move |_| {
                 let mut chunk = vec![0; CHUNK_LEN];
-                let read = file.read(&mut chunk).map_err(|error| failed(&path, &error))?;
+                let read = file.read(&mut chunk)?;
                 chunk.truncate(read);
                 Ok((read > 0).then(|| (Bytes::from(chunk), (file, path))))
             })
-            .await
         });
         Ok(Some(ObjectStream { len: Some(len), chunks: chunks.boxed() }))
     }
@@ -239,9 +180,8 @@ impl Connector for FileConnector {
         if !self.clear {
             return Ok(());
         }
-        let directory = self.directory.clone();
-        blocking(move || match fs::remove_dir_all(directory.as_path()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&directory, &error)),
+        on_file(self.directory.clone(), |directory| match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
         .await

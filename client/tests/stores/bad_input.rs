@@ -35,8 +35,12 @@ async fn truncated_and_foreign_objects_are_refused() {
     let key = store.put(&vec![1.5, 2.5, 3.5]).await.unwrap();
     let Key::File { filename } = &key else { panic!("{key}") };
     let file = directory.path().join(filename);
+    let marker = directory.path().join(format!("{filename}.ready"));
     let whole = fs::read(&file).unwrap();
     for damaged in [&whole[..whole.len() - 1], &whole[..2], b"", b"<html>no</html>", b"PK\n\x80\x05."] {
+        // As Python writes it: the marker is a file of its own.
+        fs::remove_file(&marker).unwrap();
+        fs::write(&marker, "").unwrap();
         fs::write(&file, damaged).unwrap();
         let error = elsewhere(&store).get::<Vec<f64>>(&key).await.unwrap_err();
         assert!(matches!(error, StoreError::Serialize { .. }), "{error}");
@@ -83,7 +87,7 @@ async fn a_full_disk_is_an_error_and_leaves_no_half_object() {
     assert!(matches!(error, ConnectorError::Full { .. }), "{error}");
     let streamed = connector.put_stream(Object::from(vec![3; 2 << 20]).into(), &options).await.unwrap_err();
     assert!(matches!(streamed, ConnectorError::Full { .. }), "{streamed}");
-    assert_eq!(fs::read_dir(disk.0.path()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(disk.0.path()).unwrap().count(), 2, "an object and its marker");
     assert_eq!(connector.get(&small).await.unwrap().unwrap().len(), 1000);
     connector.put(Object::from(vec![4; 500_000]), &options).await.unwrap();
 }
@@ -116,5 +120,5 @@ fn two_processes_write_one_directory() {
         let value = proxystore::block_on(store.get::<Vec<usize>>(key)).unwrap().unwrap();
         assert_eq!(*value, vec![n % OBJECTS; 5000]);
     }
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2 * OBJECTS);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2 * 2 * OBJECTS, "objects and markers");
 }
