@@ -31,6 +31,19 @@ static KINDS: LazyLock<RwLock<BTreeMap<String, FromConfig>>> = LazyLock::new(|| 
 
 /// Makes another kind of connector known to this process, so that proxies of its objects resolve here. A kind
 /// that is known already is replaced.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use proxystore::connectors::{FileConnector, from_config, register_kind};
+/// use proxystore::{Connector, ConnectorConfig};
+///
+/// // A connector of one's own: here, files in the directory that this machine has for such things.
+/// register_kind("scratch", |_| Ok(Arc::new(FileConnector::new(std::env::temp_dir().join("scratch"))?)));
+/// let config = ConnectorConfig { kind: "scratch".to_owned(), settings: serde_json::json!({}) };
+/// assert_eq!(from_config(&config)?.config().kind, "file");
+/// # Ok::<(), proxystore::ConnectorError>(())
+/// ```
 pub fn register_kind(kind: &str, from_config: FromConfig) {
     KINDS.write().unwrap_or_else(PoisonError::into_inner).insert(kind.to_owned(), from_config);
 }

@@ -147,6 +147,21 @@ impl Drop for ContextLifetime {
 
 /// Evicts its objects when a time has passed, even if this handle was dropped before. A program that ends earlier
 /// leaves them behind.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use proxystore::{Store, block_on, connectors::LocalConnector, lifetime::LeaseLifetime};
+///
+/// let store = Store::new("leased", LocalConnector::new());
+/// let lease = LeaseLifetime::new(Duration::from_secs(60));
+/// let key = block_on(store.put("hello"))?;
+/// lease.add_key(&store, key.clone())?;
+/// assert!(lease.extend(Duration::from_secs(60)));
+/// block_on(lease.close())?;
+/// assert!(!block_on(store.exists(&key))?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct LeaseLifetime {
     lease: Arc<Lease>,
     timer: AbortHandle,

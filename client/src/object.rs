@@ -8,6 +8,15 @@ use std::fmt;
 use bytes::{Bytes, BytesMut};
 
 /// Immutable bytes, in order, in as many segments as they came in. Cloning shares them.
+///
+/// ```
+/// use bytes::Bytes;
+/// use proxystore::Object;
+///
+/// let object: Object = ["he", "llo"].map(|text| Bytes::from_static(text.as_bytes())).into_iter().collect();
+/// assert_eq!((object.len(), object.segments().len()), (5, 2));
+/// assert_eq!(object.into_bytes(), "hello");
+/// ```
 #[derive(Clone, Default)]
 pub struct Object {
     segments: Vec<Bytes>,

@@ -137,6 +137,18 @@ where
 
     /// Gives up ownership, as to pass it on: whoever gets the proxy calls [`own`](Self::own). While the object is
     /// borrowed the owner stays what it is and comes back as the error.
+    ///
+    /// ```
+    /// # use proxystore::{OwnedProxy, Store, block_on, connectors::LocalConnector};
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let owner = block_on(store.owned_proxy(&5))?;
+    /// let reader = owner.borrow()?;
+    /// let owner = owner.release().expect_err("it is borrowed");
+    /// drop(reader);
+    /// let proxy = owner.release().expect("nobody has borrowed it");
+    /// let new_owner = OwnedProxy::own(proxy);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn release(self) -> Result<Proxy<T, StoreFactory<T, S>>, Self> {
         let released = {
             let mut state = self.title.state();

@@ -58,11 +58,25 @@ where
     F: Factory<T>,
 {
     /// Unresolved, of the target that `factory` will make.
+    ///
+    /// ```
+    /// use proxystore::{Proxy, factory::from_fn};
+    ///
+    /// let proxy = Proxy::new(from_fn(|| "3".parse::<u8>()));
+    /// assert!(!proxy.is_resolved());
+    /// ```
     pub fn new(factory: F) -> Self {
         Self { shared: Arc::new(Shared { factory, target: OnceCell::new() }) }
     }
 
     /// The target, made now if it was not before; waits for it.
+    ///
+    /// ```
+    /// use proxystore::{Proxy, ResolveError, factory::from_fn};
+    ///
+    /// let proxy = Proxy::new(from_fn(|| "many".parse::<u8>()));
+    /// assert!(matches!(proxy.resolve(), Err(ResolveError::Factory(_))));
+    /// ```
     pub fn resolve(&self) -> Result<&T, ResolveError> {
         if self.shared.target.get().is_none() {
             runtime::block_on(self.make());
@@ -71,6 +85,17 @@ where
     }
 
     /// The target, made now if it was not before. Dropping this future does not stop the making.
+    ///
+    /// ```
+    /// # use proxystore::{Proxy, block_on, factory::from_fn};
+    /// # block_on(async {
+    /// let proxy = Proxy::new(from_fn(|| "3".parse::<u8>()));
+    /// assert_eq!(proxy.resolve_async().await?, &3);
+    /// assert_eq!(*proxy, 3); // costs nothing now
+    /// # Ok::<(), proxystore::ResolveError>(())
+    /// # })?;
+    /// # Ok::<(), proxystore::ResolveError>(())
+    /// ```
     pub async fn resolve_async(&self) -> Result<&T, ResolveError> {
         if self.shared.target.get().is_none() {
             self.make().await;
@@ -79,11 +104,29 @@ where
     }
 
     /// Begins to make the target in the background, to have it sooner.
+    ///
+    /// ```
+    /// use proxystore::{Proxy, factory::from_fn};
+    ///
+    /// let proxy = Proxy::new(from_fn(|| std::fs::read("/proc/version")));
+    /// proxy.prefetch();
+    /// // Something else meanwhile.
+    /// assert!(proxy.starts_with(b"Linux"));
+    /// ```
     pub fn prefetch(&self) {
         drop(self.spawn());
     }
 
     /// The target itself, shared with other clones of this proxy.
+    ///
+    /// ```
+    /// use proxystore::{Proxy, factory::from_fn};
+    ///
+    /// let proxy = Proxy::new(from_fn(|| "3".parse::<u8>()));
+    /// let target: std::sync::Arc<u8> = proxy.extract()?;
+    /// assert_eq!(*target, 3);
+    /// # Ok::<(), proxystore::ResolveError>(())
+    /// ```
     pub fn extract(self) -> Result<Arc<T>, ResolveError> {
         self.resolve()?;
         self.outcome()

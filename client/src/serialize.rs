@@ -34,6 +34,33 @@ const ONLY_PYTHON: [(&[u8; IDENTIFIER_LEN], &str); 4] = [
 
 /// Turns values of type `T` into bytes. Implement it, and [`Deserializer`], on a type of your own to give a
 /// [`Store`](crate::Store) another format: `Store<MyFormat>`.
+///
+/// ```
+/// use proxystore::serialize::{Deserializer, Serializer};
+/// use proxystore::{Object, SerializeError, Store, block_on, connectors::LocalConnector};
+///
+/// /// Numbers as decimal text.
+/// struct Decimal;
+///
+/// impl Serializer<u64> for Decimal {
+///     fn serialize(value: &u64) -> Result<Object, SerializeError> {
+///         Ok(value.to_string().into_bytes().into())
+///     }
+/// }
+///
+/// impl Deserializer<u64> for Decimal {
+///     fn deserialize(object: Object) -> Result<u64, SerializeError> {
+///         let text = String::from_utf8_lossy(&object.into_bytes()).into_owned();
+///         let read = |error| SerializeError::Read { format: "decimal", type_name: "u64", reason: format!("{error}") };
+///         text.parse::<u64>().map_err(read)
+///     }
+/// }
+///
+/// let store = Store::new("numbers", LocalConnector::new()).with_format::<Decimal>();
+/// let proxy = block_on(store.proxy(&42))?;
+/// assert_eq!(*proxy, 42);
+/// # Ok::<(), proxystore::StoreError>(())
+/// ```
 pub trait Serializer<T: ?Sized>: Send + Sync + 'static {
     /// The bytes of a value.
     fn serialize(value: &T) -> Result<Object, SerializeError>;

@@ -111,11 +111,36 @@ impl Core {
 impl Store {
     /// A store in the [`Standard`] format, known by `name` in messages and, once [registered](register_store),
     /// in this process.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// assert_eq!(store.name(), "docs");
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub fn new(name: impl Into<String>, connector: impl Connector) -> Self {
         Self::on(name.into(), Arc::new(connector), Cache::new(DEFAULT_CACHE_SIZE, DEFAULT_CACHE_BYTES))
     }
 
     /// The store that a configuration describes, unregistered.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let config = store.config();
+    /// let text = serde_json::to_string(&config).expect("configurations are plain data");
+    /// let config = serde_json::from_str(&text).expect("it was one");
+    /// let same = Store::from_config(&config)?;
+    /// let key = store.put("hello").await?;
+    /// assert!(same.exists(&key).await?);
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub fn from_config(config: &StoreConfig) -> Result<Self, StoreError> {
         let connector = connectors::from_config(&config.connector)
             .map_err(|error| StoreError::Connector { store: config.name.clone(), error })?;
@@ -138,6 +163,13 @@ impl<S> Store<S> {
     }
 
     /// Keeps up to `count` objects in the cache; 0 for none.
+    ///
+    /// ```
+    /// use proxystore::{Store, connectors::LocalConnector};
+    ///
+    /// let store = Store::new("docs", LocalConnector::new()).cache_size(100).cache_bytes(1 << 20);
+    /// assert_eq!((store.config().cache_size, store.config().cache_bytes), (100, 1 << 20));
+    /// ```
     pub fn cache_size(self, count: usize) -> Self {
         self.change_cache(|(_, bytes)| (count, bytes))
     }
@@ -186,11 +218,37 @@ impl<S> Store<S> {
     }
 
     /// What was done so far, and how long it took.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// store.put("hello").await?;
+    /// let metrics = store.metrics();
+    /// assert_eq!(metrics.operations["put"].count, 1);
+    /// assert_eq!(metrics.bytes_sent, 8);
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub fn metrics(&self) -> StoreMetrics {
         self.core.meters.snapshot()
     }
 
     /// Whether the object is in the cache.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let key = store.put("hello").await?;
+    /// assert!(!store.is_cached(&key));
+    /// store.get::<String>(&key).await?;
+    /// assert!(store.is_cached(&key));
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub fn is_cached(&self, key: &Key) -> bool {
         self.core.state().cache.contains(key)
     }
@@ -201,6 +259,17 @@ impl<S> Store<S> {
     }
 
     /// Whether there is an object under this key: in the cache or where the objects are.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let key = store.put("hello").await?;
+    /// assert!(store.exists(&key).await?);
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn exists(&self, key: &Key) -> Result<bool, StoreError> {
         if self.is_cached(key) {
             return Ok(true);
@@ -209,6 +278,18 @@ impl<S> Store<S> {
     }
 
     /// Forgets the object. No error if there is none. Values that were fetched before stay what they are.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let key = store.put("hello").await?;
+    /// store.evict(&key).await?;
+    /// assert_eq!(store.get::<String>(&key).await?, None);
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn evict(&self, key: &Key) -> Result<(), StoreError> {
         self.forget_cached(key);
         self.metered(Operation::Evict, 0, self.core.connector.evict(key)).await
@@ -216,6 +297,18 @@ impl<S> Store<S> {
 
     /// Closes connections and forgets the cache. Objects stay, unless the connector was told to clear them. A
     /// registered store is unregistered.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector, get_store, register_store};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// register_store(&store)?;
+    /// store.close().await?;
+    /// assert!(get_store("docs").is_none());
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn close(&self) -> Result<(), StoreError> {
         registry::forget(&self.core);
         self.core.state().cache.clear();
@@ -223,6 +316,19 @@ impl<S> Store<S> {
     }
 
     /// Puts a value and returns the key that it got.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let text = store.put("hello").await?;
+    /// let bytes = store.put(&bytes::Bytes::from_static(b"hello")).await?;
+    /// let numbers = store.put(&vec![1.5, 2.5]).await?;
+    /// let array = store.put(&ndarray::array![[1.0, 2.0], [3.0, 4.0]]).await?;
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn put<T: ?Sized>(&self, value: &T) -> Result<Key, StoreError>
     where
         S: Serializer<T>,
@@ -233,6 +339,18 @@ impl<S> Store<S> {
     }
 
     /// Puts values in one go, which is faster where the connector has batches.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let keys = store.put_batch(&[1, 2, 3]).await?;
+    /// let values = store.get_batch::<i32>(&keys).await?;
+    /// assert_eq!(values.iter().flatten().map(|value| **value).sum::<i32>(), 6);
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn put_batch<T>(&self, values: &[T]) -> Result<Vec<Key>, StoreError>
     where
         S: Serializer<T>,
@@ -259,6 +377,18 @@ impl<S> Store<S> {
     }
 
     /// The value, or none if there is no object under this key. The cache shares it with others who asked.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let key = store.put("hello").await?;
+    /// let text = store.get::<String>(&key).await?.expect("it was just put");
+    /// assert_eq!(*text, "hello");
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn get<T>(&self, key: &Key) -> Result<Option<Arc<T>>, StoreError>
     where
         S: Deserializer<T>,
@@ -284,6 +414,20 @@ impl<S> Store<S> {
     }
 
     /// Puts bytes as they come, without holding all of them if the connector can do that.
+    ///
+    /// ```
+    /// # use futures_util::StreamExt as _;
+    /// # use proxystore::{ObjectStream, Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let pieces = ["Hello", ", ", "world"].map(|piece| Ok(bytes::Bytes::from_static(piece.as_bytes())));
+    /// let stream = ObjectStream { len: None, chunks: futures_util::stream::iter(pieces).boxed() };
+    /// let key = store.put_stream(stream).await?;
+    /// assert_eq!(*store.get::<bytes::Bytes>(&key).await?.expect("it was just put"), "Hello, world");
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn put_stream(&self, bytes: ObjectStream) -> Result<Key, StoreError> {
         let identifier = stream::once(future::ready(Ok(Bytes::from_static(serialize::BYTES))));
         let stream = ObjectStream {
@@ -294,6 +438,24 @@ impl<S> Store<S> {
     }
 
     /// The bytes of an object that holds bytes, as they arrive, or none if there is none under this key.
+    ///
+    /// ```
+    /// # use futures_util::StreamExt as _;
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let key = store.put(&vec![7_u8; 1000]).await?;
+    /// let mut stream = store.get_stream(&key).await?.expect("it was just put");
+    /// assert_eq!(stream.len, Some(1000));
+    /// let mut sum = 0;
+    /// while let Some(chunk) = stream.chunks.next().await {
+    ///     sum += chunk.map_or(0, |chunk| chunk.iter().map(|byte| u64::from(*byte)).sum());
+    /// }
+    /// assert_eq!(sum, 7000);
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn get_stream(&self, key: &Key) -> Result<Option<ObjectStream>, StoreError> {
         let stream = self.metered(Operation::Get, 0, self.core.connector.get_stream(key)).await?;
         let Some(mut stream) = stream else { return Ok(None) };
@@ -313,6 +475,17 @@ impl<S> Store<S> {
     }
 
     /// Puts a value and returns a proxy of it.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let proxy = store.proxy(&vec![1, 2, 3]).await?;
+    /// assert_eq!(proxy.iter().sum::<i32>(), 6);
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn proxy<T>(&self, value: &T) -> Result<Proxy<T, StoreFactory<T, S>>, StoreError>
     where
         S: Serializer<T> + Deserializer<T>,
@@ -322,6 +495,17 @@ impl<S> Store<S> {
     }
 
     /// Puts values in one go and returns proxies of them.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let proxies = store.proxy_batch(&["a".to_owned(), "b".to_owned()]).await?;
+    /// assert_eq!(*proxies[1], "b");
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn proxy_batch<T>(&self, values: &[T]) -> Result<Vec<Proxy<T, StoreFactory<T, S>>>, StoreError>
     where
         S: Serializer<T> + Deserializer<T>,
@@ -332,6 +516,18 @@ impl<S> Store<S> {
     }
 
     /// A proxy of an object that is in the store.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let key = store.put("hello").await?;
+    /// let proxy = store.proxy_from_key::<String>(key);
+    /// assert_eq!(proxy.len(), 5);
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub fn proxy_from_key<T>(&self, key: Key) -> Proxy<T, StoreFactory<T, S>>
     where
         S: Deserializer<T>,
@@ -341,6 +537,17 @@ impl<S> Store<S> {
     }
 
     /// Puts a value and returns a proxy of it that is only to be passed on.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let locked = store.locked_proxy(&5).await?;
+    /// assert_eq!(*locked.unlock(), 5);
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub async fn locked_proxy<T>(&self, value: &T) -> Result<LockedProxy<T, StoreFactory<T, S>>, StoreError>
     where
         S: Serializer<T> + Deserializer<T>,

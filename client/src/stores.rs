@@ -79,6 +79,15 @@ impl FileStore {
 
 named_store! {
     /// Objects in the memory of this process.
+    ///
+    /// ```
+    /// use proxystore::{LocalStore, block_on};
+    ///
+    /// let store = LocalStore::new("scratch");
+    /// let key = block_on(store.set("hello"))?;
+    /// assert!(block_on(store.exists(&key))?);
+    /// # Ok::<(), proxystore::StoreError>(())
+    /// ```
     LocalStore
 }
 

@@ -26,6 +26,21 @@ pub const KIND: &str = "file";
 const CHUNK_LEN: usize = 1 << 20;
 
 /// Keeps objects as files in a directory, which it makes if it is missing.
+///
+/// ```
+/// use proxystore::connectors::FileConnector;
+/// use proxystore::{Store, block_on};
+///
+/// # let parent = tempfile::tempdir().expect("a directory");
+/// # let directory = parent.path().join("objects");
+/// let connector = FileConnector::new(&directory)?.clear_on_close(true);
+/// let store = Store::new("scratch", connector);
+/// let key = block_on(store.put("hello"))?;
+/// assert!(directory.exists());
+/// block_on(store.close())?;
+/// assert!(!directory.exists());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct FileConnector {
     directory: PathBuf,

@@ -32,6 +32,16 @@ impl Space {
 
 /// Keeps objects in memory. Connectors made from one configuration within a process share their objects, which
 /// last as long as any of them; in another process the same configuration gives an empty one.
+///
+/// ```
+/// use proxystore::connectors::LocalConnector;
+/// use proxystore::{Store, block_on};
+///
+/// let store = Store::new("scratch", LocalConnector::new());
+/// let key = block_on(store.put("hello"))?;
+/// assert!(block_on(store.exists(&key))?);
+/// # Ok::<(), proxystore::StoreError>(())
+/// ```
 #[derive(Debug)]
 pub struct LocalConnector {
     id: Uuid,

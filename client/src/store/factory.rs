@@ -136,6 +136,18 @@ where
 {
     /// The same proxy, which forgets the object in the store once it was resolved: for an object that one reader
     /// takes.
+    ///
+    /// ```
+    /// # use proxystore::{Store, StoreError, block_on, connectors::LocalConnector};
+    /// # block_on(async {
+    /// # let store = Store::new("docs", LocalConnector::new());
+    /// let proxy = store.proxy(&5).await?.evicting();
+    /// assert_eq!(*proxy, 5);
+    /// assert!(!store.exists(proxy.key()).await?);
+    /// # Ok::<(), StoreError>(())
+    /// # })?;
+    /// # Ok::<(), StoreError>(())
+    /// ```
     pub fn evicting(self) -> Self {
         let factory = StoreFactory { evict: true, ..self.get_factory().clone() };
         Self::new(factory)

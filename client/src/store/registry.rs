@@ -27,6 +27,19 @@ fn registry() -> MutexGuard<'static, Registry> {
 
 /// Makes a store known by its name: [`get_store`] finds it, and proxies of its objects that come from elsewhere
 /// use it. Registering a store again changes nothing; the name of another one is refused.
+///
+/// ```
+/// use proxystore::{Store, connectors::LocalConnector, get_store, register_store, unregister_store};
+///
+/// let store = Store::new("registered", LocalConnector::new());
+/// register_store(&store)?;
+/// assert!(get_store("registered").is_some());
+/// let namesake = Store::new("registered", LocalConnector::new());
+/// assert!(register_store(&namesake).is_err());
+/// unregister_store("registered");
+/// register_store(&namesake)?;
+/// # Ok::<(), proxystore::StoreError>(())
+/// ```
 pub fn register_store<S>(store: &Store<S>) -> Result<(), StoreError> {
     let mut registry = registry();
     match registry.by_name.get(store.name()) {
@@ -52,6 +65,16 @@ pub fn unregister_store(name: &str) {
 
 /// The store that was registered with this name and connector, or else a new one, which is registered if the
 /// name is free.
+///
+/// ```
+/// use proxystore::{Store, connectors::LocalConnector, get_or_create_store, get_store, unregister_store};
+///
+/// let config = Store::new("created", LocalConnector::new()).config();
+/// get_or_create_store(&config)?;
+/// assert!(get_store("created").is_some());
+/// unregister_store("created");
+/// # Ok::<(), proxystore::StoreError>(())
+/// ```
 pub fn get_or_create_store(config: &StoreConfig) -> Result<Store, StoreError> {
     let same_connector = |core: &Core| core.config().connector == config.connector;
     let mut registry = registry();
