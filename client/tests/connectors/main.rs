@@ -3,6 +3,8 @@
 mod contract;
 mod file;
 mod local;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::sync::Arc;
 
