@@ -10,11 +10,15 @@ pub mod file;
 mod host;
 pub mod local;
 pub mod multi;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 pub use endpoint::EndpointConnector;
 pub use file::FileConnector;
 pub use local::LocalConnector;
 pub use multi::MultiConnector;
+#[cfg(feature = "redis")]
+pub use redis::RedisConnector;
 
 /// Makes a connector from its configuration.
 pub type FromConfig = fn(&ConnectorConfig) -> Result<Arc<dyn Connector>, ConnectorError>;
@@ -25,6 +29,8 @@ static KINDS: LazyLock<RwLock<BTreeMap<String, FromConfig>>> = LazyLock::new(|| 
         (file::KIND, |config| Ok(Arc::new(FileConnector::from_config(config)?))),
         (local::KIND, |config| Ok(Arc::new(LocalConnector::from_config(config)?))),
         (multi::KIND, |config| Ok(Arc::new(MultiConnector::from_config(config)?))),
+        #[cfg(feature = "redis")]
+        (redis::KIND, |config| Ok(Arc::new(RedisConnector::from_config(config)?))),
     ];
     RwLock::new(built_in.into_iter().map(|(kind, make)| (kind.to_owned(), make)).collect())
 });

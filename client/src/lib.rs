@@ -30,4 +30,6 @@ pub use store::{
     OperationMetrics, Store, StoreConfig, StoreFactory, StoreMetrics, get_or_create_store, get_store,
     register_store, unregister_store,
 };
+#[cfg(feature = "redis")]
+pub use stores::RedisStore;
 pub use stores::{EndpointStore, FileStore, LocalStore};

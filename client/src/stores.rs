@@ -5,6 +5,8 @@ use std::path::Path;
 
 use proxystore_shared::EndpointId;
 
+#[cfg(feature = "redis")]
+use crate::connectors::RedisConnector;
 use crate::connectors::{EndpointConnector, FileConnector, LocalConnector};
 use crate::serialize::Serializer;
 use crate::{ConnectorError, Key, Standard, Store, StoreError};
@@ -107,6 +109,28 @@ impl EndpointStore {
     /// For whoever has one of these endpoints at their site; it is looked for at the first use.
     pub fn new(name: &str, endpoints: impl IntoIterator<Item = EndpointId>) -> Result<Self, StoreError> {
         Ok(Self::open(name, EndpointConnector::new(endpoints).map_err(of_store(name))?))
+    }
+}
+
+#[cfg(feature = "redis")]
+named_store! {
+    /// Objects in a Redis server. For one with a password or TLS, and for a cluster, make the connector.
+    ///
+    /// ```no_run
+    /// use proxystore::{RedisStore, block_on};
+    ///
+    /// let store = RedisStore::new("shared", "redis.example.org", 6379).cache_size(0);
+    /// let key = block_on(store.set("hello"))?;
+    /// # Ok::<(), proxystore::StoreError>(())
+    /// ```
+    RedisStore
+}
+
+#[cfg(feature = "redis")]
+impl RedisStore {
+    /// At this host and port; connects at the first use.
+    pub fn new(name: &str, hostname: &str, port: u16) -> Self {
+        Self::open(name, RedisConnector::new(hostname, port))
     }
 }
 

@@ -5,6 +5,8 @@ mod endpoint;
 mod file;
 mod local;
 mod multi;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::sync::Arc;
 
