@@ -6,11 +6,15 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use crate::connector::{Connector, ConnectorConfig, ConnectorError};
 
 pub mod file;
+#[cfg(feature = "globus")]
+pub mod globus;
 mod host;
 pub mod local;
 pub mod multi;
 
 pub use file::FileConnector;
+#[cfg(feature = "globus")]
+pub use globus::GlobusConnector;
 pub use local::LocalConnector;
 pub use multi::MultiConnector;
 
@@ -20,6 +24,8 @@ pub type FromConfig = fn(&ConnectorConfig) -> Result<Arc<dyn Connector>, Connect
 static KINDS: LazyLock<RwLock<BTreeMap<String, FromConfig>>> = LazyLock::new(|| {
     let built_in: [(&str, FromConfig); _] = [
         (file::KIND, |config| Ok(Arc::new(FileConnector::from_config(config)?))),
+        #[cfg(feature = "globus")]
+        (globus::KIND, |config| Ok(Arc::new(GlobusConnector::from_config(config)?))),
         (local::KIND, |config| Ok(Arc::new(LocalConnector::from_config(config)?))),
         (multi::KIND, |config| Ok(Arc::new(MultiConnector::from_config(config)?))),
     ];

@@ -2,6 +2,8 @@
 
 mod contract;
 mod file;
+#[cfg(feature = "globus")]
+mod globus;
 mod local;
 mod multi;
 
