@@ -7,6 +7,8 @@ use crate::connector::{Connector, ConnectorConfig, ConnectorError};
 
 pub mod endpoint;
 pub mod file;
+#[cfg(feature = "globus")]
+pub mod globus;
 mod host;
 pub mod local;
 pub mod multi;
@@ -15,6 +17,8 @@ pub mod redis;
 
 pub use endpoint::EndpointConnector;
 pub use file::FileConnector;
+#[cfg(feature = "globus")]
+pub use globus::GlobusConnector;
 pub use local::LocalConnector;
 pub use multi::MultiConnector;
 #[cfg(feature = "redis")]
@@ -27,6 +31,8 @@ static KINDS: LazyLock<RwLock<BTreeMap<String, FromConfig>>> = LazyLock::new(|| 
     let built_in: [(&str, FromConfig); _] = [
         (endpoint::KIND, |config| Ok(Arc::new(EndpointConnector::from_config(config)?))),
         (file::KIND, |config| Ok(Arc::new(FileConnector::from_config(config)?))),
+        #[cfg(feature = "globus")]
+        (globus::KIND, |config| Ok(Arc::new(GlobusConnector::from_config(config)?))),
         (local::KIND, |config| Ok(Arc::new(LocalConnector::from_config(config)?))),
         (multi::KIND, |config| Ok(Arc::new(MultiConnector::from_config(config)?))),
         #[cfg(feature = "redis")]

@@ -43,7 +43,6 @@ pub struct MultiConnector {
     members: Vec<Member>,
 }
 
-#[derive(Clone)]
 struct Member {
     name: String,
     policy: Policy,
@@ -51,7 +50,6 @@ struct Member {
     connector: State,
 }
 
-#[derive(Clone)]
 enum State {
     Made(Arc<dyn Connector>),
     /// What is needed to make it elsewhere.
@@ -154,12 +152,16 @@ impl MultiConnector {
         Ok(certain.then_some(first))
     }
 
-    fn connector_of<'a>(&'a self, key: &'a Key) -> Result<(&'a Arc<dyn Connector>, &'a Key), ConnectorError> {
+    /// The name of the connector that has an object, the connector, and its key.
+    fn connector_of<'a>(
+        &'a self,
+        key: &'a Key,
+    ) -> Result<(&'a str, &'a Arc<dyn Connector>, &'a Key), ConnectorError> {
         let Key::Multi { connector_name: name, connector_key } = key else {
             return Err(ConnectorError::ForeignKey { key: key.clone(), kind: KIND.to_owned() });
         };
         match self.members.iter().find(|member| member.name == *name).map(|member| &member.connector) {
-            Some(State::Made(connector)) => Ok((connector, connector_key)),
+            Some(State::Made(connector)) => Ok((name, connector, connector_key)),
             Some(State::Dormant(_)) => Err(ConnectorError::Dormant { name: name.clone(), key: key.clone() }),
             None => {
                 let known = self.members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>();
@@ -190,17 +192,17 @@ impl Connector for MultiConnector {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Object>, ConnectorError> {
-        let (connector, key) = self.connector_of(key)?;
+        let (_, connector, key) = self.connector_of(key)?;
         connector.get(key).await
     }
 
     async fn exists(&self, key: &Key) -> Result<bool, ConnectorError> {
-        let (connector, key) = self.connector_of(key)?;
+        let (_, connector, key) = self.connector_of(key)?;
         connector.exists(key).await
     }
 
     async fn evict(&self, key: &Key) -> Result<(), ConnectorError> {
-        let (connector, key) = self.connector_of(key)?;
+        let (_, connector, key) = self.connector_of(key)?;
         connector.evict(key).await
     }
 
@@ -222,35 +224,30 @@ impl Connector for MultiConnector {
         objects: Vec<Object>,
         options: &PutOptions,
     ) -> Result<Vec<Key>, ConnectorError> {
-        let mut shares: BTreeMap<&str, (Choice<'_>, Vec<usize>, Vec<Object>)> = BTreeMap::new();
         let count = objects.len();
+        let mut shares: BTreeMap<&str, (Choice<'_>, Share<Object>)> = BTreeMap::new();
         for (place, object) in objects.into_iter().enumerate() {
             let choice = self.choose(object.len() as u64, options)?;
-            let share = shares.entry(choice.name).or_insert((choice, Vec::new(), Vec::new()));
-            share.1.push(place);
-            share.2.push(object);
+            shares.entry(choice.name).or_insert((choice, Share::new())).1.push(place, object);
         }
-        let requests = shares.into_values().map(|(choice, places, objects)| async move {
-            let keys = choice.connector.put_batch(objects, options).await?;
-            let keys = keys.into_iter().map(|key| choice.key(key)).collect::<Vec<_>>();
-            Ok((places, keys))
+        let requests = shares.into_values().map(|(choice, share)| async move {
+            let keys = choice.connector.put_batch(share.items, options).await?;
+            let items = keys.into_iter().map(|key| choice.key(key)).collect();
+            Ok(Share { places: share.places, items })
         });
         in_order(count, try_join_all(requests).await?)
     }
 
     /// Each connector is asked for its share in one go, all at the same time.
     async fn get_batch(&self, keys: &[Key]) -> Result<Vec<Option<Object>>, ConnectorError> {
-        let mut shares: BTreeMap<&str, (&Arc<dyn Connector>, Vec<usize>, Vec<Key>)> = BTreeMap::new();
+        let mut shares: BTreeMap<&str, (&Arc<dyn Connector>, Share<Key>)> = BTreeMap::new();
         for (place, key) in keys.iter().enumerate() {
-            let (connector, inner) = self.connector_of(key)?;
-            let Key::Multi { connector_name: name, .. } = key else { continue };
-            let share = shares.entry(name).or_insert((connector, Vec::new(), Vec::new()));
-            share.1.push(place);
-            share.2.push(inner.clone());
+            let (name, connector, key) = self.connector_of(key)?;
+            shares.entry(name).or_insert((connector, Share::new())).1.push(place, key.clone());
         }
-        let requests = shares
-            .into_values()
-            .map(|(connector, places, keys)| async move { Ok((places, connector.get_batch(&keys).await?)) });
+        let requests = shares.into_values().map(|(connector, share)| async move {
+            Ok(Share { places: share.places, items: connector.get_batch(&share.items).await? })
+        });
         in_order(keys.len(), try_join_all(requests).await?)
     }
 
@@ -281,12 +278,12 @@ impl Connector for MultiConnector {
     }
 
     async fn get_stream(&self, key: &Key) -> Result<Option<ObjectStream>, ConnectorError> {
-        let (connector, key) = self.connector_of(key)?;
+        let (_, connector, key) = self.connector_of(key)?;
         connector.get_stream(key).await
     }
 
     async fn wait(&self, key: &Key, deadline: Instant) -> Result<bool, ConnectorError> {
-        let (connector, key) = self.connector_of(key)?;
+        let (_, connector, key) = self.connector_of(key)?;
         connector.wait(key, deadline).await
     }
 
@@ -300,11 +297,29 @@ impl Connector for MultiConnector {
     }
 }
 
+/// What one connector has to do with a batch, or what came of it.
+struct Share<T> {
+    /// Where the items are in the batch.
+    places: Vec<usize>,
+    items: Vec<T>,
+}
+
+impl<T> Share<T> {
+    fn new() -> Self {
+        Self { places: Vec::new(), items: Vec::new() }
+    }
+
+    fn push(&mut self, place: usize, item: T) {
+        self.places.push(place);
+        self.items.push(item);
+    }
+}
+
 /// Puts the answers of several connectors back in the order of the questions.
-fn in_order<T>(count: usize, shares: Vec<(Vec<usize>, Vec<T>)>) -> Result<Vec<T>, ConnectorError> {
+fn in_order<T>(count: usize, shares: Vec<Share<T>>) -> Result<Vec<T>, ConnectorError> {
     let mut answers: Vec<Option<T>> = (0..count).map(|_| None).collect();
-    for (place, answer) in shares.into_iter().flat_map(|(places, share)| places.into_iter().zip(share)) {
-        answers[place] = Some(answer);
+    for (place, item) in shares.into_iter().flat_map(|share| share.places.into_iter().zip(share.items)) {
+        answers[place] = Some(item);
     }
     let whole: Option<Vec<T>> = answers.into_iter().collect();
     whole.ok_or_else(|| ConnectorError::Refused {

@@ -3,6 +3,8 @@
 mod contract;
 mod endpoint;
 mod file;
+#[cfg(feature = "globus")]
+mod globus;
 mod local;
 mod multi;
 #[cfg(feature = "redis")]
