@@ -30,6 +30,8 @@ pub use store::{
     OperationMetrics, Store, StoreConfig, StoreFactory, StoreMetrics, get_or_create_store, get_store,
     register_store, unregister_store,
 };
+#[cfg(feature = "globus")]
+pub use stores::GlobusStore;
 #[cfg(feature = "redis")]
 pub use stores::RedisStore;
 pub use stores::{EndpointStore, FileStore, LocalStore};

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use proxystore_shared::EndpointId;
 
+#[cfg(feature = "globus")]
+use crate::connectors::GlobusConnector;
 #[cfg(feature = "redis")]
 use crate::connectors::RedisConnector;
 use crate::connectors::{EndpointConnector, FileConnector, LocalConnector};
@@ -131,6 +133,20 @@ impl RedisStore {
     /// At this host and port; connects at the first use.
     pub fn new(name: &str, hostname: &str, port: u16) -> Self {
         Self::open(name, RedisConnector::new(hostname, port))
+    }
+}
+
+#[cfg(feature = "globus")]
+named_store! {
+    /// Objects as files in directories of several sites, which Globus keeps alike.
+    GlobusStore
+}
+
+#[cfg(feature = "globus")]
+impl GlobusStore {
+    /// With the endpoint that is for this host; see [`GlobusConnector`].
+    pub fn new(name: &str, settings: crate::connectors::globus::Settings) -> Result<Self, StoreError> {
+        Ok(Self::open(name, GlobusConnector::new(settings).map_err(of_store(name))?))
     }
 }
 

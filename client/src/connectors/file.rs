@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::connector::{Connector, ConnectorConfig, ConnectorError, ObjectStream, PutOptions};
 use crate::runtime::blocking;
 use crate::{Key, Object};
-use layout::Draft;
+use layout::Layout;
 
 /// In configurations.
 pub const KIND: &str = "file";
@@ -45,6 +45,7 @@ const CHUNK_LEN: usize = 1 << 20;
 pub struct FileConnector {
     directory: PathBuf,
     clear: bool,
+    layout: Layout,
 }
 
 /// The names are those of Python's `FileConnector`.
@@ -62,13 +63,19 @@ impl FileConnector {
         let directory = directory.as_ref();
         fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
         let directory = fs::canonicalize(directory).map_err(|error| failed(directory, &error))?;
-        Ok(Self { directory, clear: false })
+        Ok(Self { directory, clear: false, layout: Layout::Marked })
     }
 
     /// Whether `close` removes the directory and all objects in it. Off unless told, unlike Python's.
     pub fn clear_on_close(mut self, clear: bool) -> Self {
         self.clear = clear;
         self
+    }
+
+    /// Files without markers, for directories that something else copies.
+    #[cfg(feature = "globus")]
+    pub(crate) fn without_markers(self) -> Self {
+        Self { layout: Layout::Plain, ..self }
     }
 
     /// The one that is described.
@@ -111,15 +118,15 @@ async fn on_file<T: Send + 'static>(
     blocking(move || operation(&path).map_err(|error| failed(&path, &error))).await
 }
 
-fn read(path: &Path) -> io::Result<Option<Object>> {
-    let Some(mut file) = layout::open(path)? else { return Ok(None) };
+fn read(layout: Layout, path: &Path) -> io::Result<Option<Object>> {
+    let Some(mut file) = layout.open(path)? else { return Ok(None) };
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(Some(bytes.into()))
 }
 
-fn write(path: &Path, object: &Object) -> io::Result<()> {
-    let mut draft = Draft::create(path)?;
+fn write(layout: Layout, path: &Path, object: &Object) -> io::Result<()> {
+    let mut draft = layout.draft(path)?;
     draft.write(object.segments())?;
     draft.publish()
 }
@@ -133,15 +140,18 @@ impl Connector for FileConnector {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Object>, ConnectorError> {
-        on_file(self.path_of(key)?, read).await
+        let layout = self.layout;
+        on_file(self.path_of(key)?, move |path| read(layout, path)).await
     }
 
     async fn exists(&self, key: &Key) -> Result<bool, ConnectorError> {
-        on_file(self.path_of(key)?, layout::exists).await
+        let layout = self.layout;
+        on_file(self.path_of(key)?, move |path| layout.exists(path)).await
     }
 
     async fn evict(&self, key: &Key) -> Result<(), ConnectorError> {
-        on_file(self.path_of(key)?, layout::remove).await
+        let layout = self.layout;
+        on_file(self.path_of(key)?, move |path| layout.remove(path)).await
     }
 
     fn config(&self) -> ConnectorConfig {
@@ -154,7 +164,8 @@ impl Connector for FileConnector {
     }
 
     async fn set(&self, key: &Key, object: Object) -> Result<(), ConnectorError> {
-        on_file(self.path_of(key)?, move |path| write(path, &object)).await
+        let layout = self.layout;
+        on_file(self.path_of(key)?, move |path| write(layout, path, &object)).await
     }
 
     async fn put_stream(
@@ -164,7 +175,8 @@ impl Connector for FileConnector {
     ) -> Result<Key, ConnectorError> {
         let key = self.new_key().await?;
         let path = self.path_of(&key)?;
-        let mut draft = on_file(path.clone(), Draft::create).await?;
+        let layout = self.layout;
+        let mut draft = on_file(path.clone(), move |path| layout.draft(path)).await?;
         while let Some(chunk) = stream.chunks.next().await {
             let chunk = chunk?;
             draft = on_file(path.clone(), move |_| draft.write(&[chunk]).map(|()| draft)).await?;
@@ -175,8 +187,9 @@ impl Connector for FileConnector {
 
     async fn get_stream(&self, key: &Key) -> Result<Option<ObjectStream>, ConnectorError> {
         let path = self.path_of(key)?;
-        let opened = on_file(path.clone(), |path| {
-            let Some(file) = layout::open(path)? else { return Ok(None) };
+        let layout = self.layout;
+        let opened = on_file(path.clone(), move |path| {
+            let Some(file) = layout.open(path)? else { return Ok(None) };
             Ok(Some((file.metadata()?.len(), file)))
         });
         let Some((len, file)) = opened.await? else { return Ok(None) };

@@ -85,7 +85,8 @@ impl GlobusConnector {
     pub fn new(settings: Settings) -> Result<Self, ConnectorError> {
         settings.check()?;
         let here = settings.endpoint_on(&host::name())?;
-        let files = FileConnector::new(settings::expand(&settings.endpoints[&here].local_path))?;
+        let files =
+            FileConnector::new(settings::expand(&settings.endpoints[&here].local_path))?.without_markers();
         let transfer = Transfer::new(&settings)?;
         let settled = Mutex::new(LruCache::new(TASKS_KEPT));
         Ok(Self { files: files.clear_on_close(settings.clear), settings, here, transfer, settled })

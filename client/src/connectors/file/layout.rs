@@ -3,6 +3,8 @@
 //! Python ProxyStore's layout: the object is the file NAME, and is there once the file NAME.ready is, which Python
 //! makes empty. Here NAME.ready is a hard link to NAME, made when NAME is complete: one operation makes the object
 //! visible, and one `open` finds and reads it. Where there are no hard links the marker is empty, as Python's.
+//!
+//! In directories that something else keeps alike there are no markers: a file is renamed when it is complete.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -14,26 +16,40 @@ use uuid::Uuid;
 /// Segments handed to the system in one write; Linux takes at most 1,024.
 const SLICES_AT_ONCE: usize = 64;
 
+/// How complete objects are told from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// By a marker.
+    Marked,
+    /// By their names.
+    Plain,
+}
+
 /// A file that is being written, removed unless it becomes an object.
-pub(super) struct Draft {
+pub(crate) struct Draft {
     file: File,
     /// Where it is written: under its own name if that is free, else aside.
     path: PathBuf,
     object: PathBuf,
+    layout: Layout,
     kept: bool,
 }
 
 impl Draft {
-    pub fn create(object: &Path) -> io::Result<Self> {
+    fn create(object: &Path, layout: Layout) -> io::Result<Self> {
         let create = |path: &Path| File::options().write(true).create_new(true).open(path);
-        let (file, path) = match create(object) {
+        let in_place = match layout {
+            Layout::Marked => create(object),
+            Layout::Plain => Err(ErrorKind::AlreadyExists.into()),
+        };
+        let (file, path) = match in_place {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let aside = hidden_beside(object);
                 (create(&aside)?, aside)
             }
             file => (file?, object.to_owned()),
         };
-        Ok(Self { file, path, object: object.to_owned(), kept: false })
+        Ok(Self { file, path, object: object.to_owned(), layout, kept: false })
     }
 
     pub fn write(&mut self, segments: &[Bytes]) -> io::Result<()> {
@@ -46,17 +62,20 @@ impl Draft {
 
     /// Makes the file the object, in place of an earlier one if there is one.
     pub fn publish(mut self) -> io::Result<()> {
-        let marker = marker_of(&self.object);
-        if self.path == self.object {
-            mark(&self.path, &marker)?;
-        } else {
-            let new_marker = hidden_beside(&self.object);
-            mark(&self.path, &new_marker)?;
-            fs::rename(&self.path, &self.object)?;
-            fs::rename(new_marker, marker)?;
+        match self.layout {
+            Layout::Plain => fs::rename(&self.path, &self.object)?,
+            Layout::Marked if self.path == self.object => mark(&self.path, &marker_of(&self.object))?,
+            Layout::Marked => self.replace()?,
         }
         self.kept = true;
         Ok(())
+    }
+
+    fn replace(&self) -> io::Result<()> {
+        let new_marker = hidden_beside(&self.object);
+        mark(&self.path, &new_marker)?;
+        fs::rename(&self.path, &self.object)?;
+        fs::rename(new_marker, marker_of(&self.object))
     }
 }
 
@@ -69,23 +88,38 @@ impl Drop for Draft {
     }
 }
 
-/// The complete object, or none.
-pub(super) fn open(object: &Path) -> io::Result<Option<File>> {
-    let Some(marker) = found(File::open(marker_of(object)))? else { return Ok(None) };
-    if marker.metadata()?.len() > 0 {
-        return Ok(Some(marker));
+impl Layout {
+    /// An object to be written.
+    pub fn draft(self, object: &Path) -> io::Result<Draft> {
+        Draft::create(object, self)
     }
-    found(File::open(object))
-}
 
-pub(super) fn exists(object: &Path) -> io::Result<bool> {
-    marker_of(object).try_exists()
-}
+    /// The complete object, or none.
+    pub fn open(self, object: &Path) -> io::Result<Option<File>> {
+        if self == Self::Plain {
+            return found(File::open(object));
+        }
+        let Some(marker) = found(File::open(marker_of(object)))? else { return Ok(None) };
+        if marker.metadata()?.len() > 0 {
+            return Ok(Some(marker));
+        }
+        found(File::open(object))
+    }
 
-pub(super) fn remove(object: &Path) -> io::Result<()> {
-    // In this order nobody takes a leftover for an object.
-    found(fs::remove_file(marker_of(object)))?;
-    found(fs::remove_file(object)).map(drop)
+    pub fn exists(self, object: &Path) -> io::Result<bool> {
+        match self {
+            Self::Marked => marker_of(object).try_exists(),
+            Self::Plain => object.try_exists(),
+        }
+    }
+
+    pub fn remove(self, object: &Path) -> io::Result<()> {
+        if self == Self::Marked {
+            // First, so that nobody takes a leftover for an object.
+            found(fs::remove_file(marker_of(object)))?;
+        }
+        found(fs::remove_file(object)).map(drop)
+    }
 }
 
 fn mark(complete: &Path, marker: &Path) -> io::Result<()> {
