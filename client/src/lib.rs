@@ -10,6 +10,7 @@ mod proxy;
 mod runtime;
 pub mod serialize;
 mod store;
+pub mod stream;
 
 pub use connector::{Connector, ConnectorConfig, ConnectorError, ObjectStream, PutOptions};
 pub use error::{ResolveError, StoreError};
