@@ -15,6 +15,7 @@ mod runtime;
 pub mod serialize;
 mod store;
 mod stores;
+pub mod stream;
 
 pub use connector::{Connector, ConnectorConfig, ConnectorError, ObjectStream, PutOptions};
 pub use error::{ResolveError, StoreError};

@@ -1,0 +1,17 @@
+//! Streams over every broker, each with the real thing, against one suite.
+
+// What the tests share is test code too.
+#![allow(clippy::unwrap_used)]
+
+mod ends;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "nats")]
+mod nats;
+mod queue;
+#[cfg(feature = "redis")]
+mod redis;
+mod server;
+mod suite;
+#[cfg(feature = "zeromq")]
+mod zeromq;
