@@ -7,9 +7,13 @@ use crate::connector::{Connector, ConnectorConfig, ConnectorError};
 
 pub mod file;
 pub mod local;
+#[cfg(feature = "object-storage")]
+pub mod object_storage;
 
 pub use file::FileConnector;
 pub use local::LocalConnector;
+#[cfg(feature = "object-storage")]
+pub use object_storage::ObjectStorageConnector;
 
 /// Makes a connector from its configuration.
 pub type FromConfig = fn(&ConnectorConfig) -> Result<Arc<dyn Connector>, ConnectorError>;
@@ -18,6 +22,8 @@ static KINDS: LazyLock<RwLock<BTreeMap<String, FromConfig>>> = LazyLock::new(|| 
     let built_in: [(&str, FromConfig); _] = [
         (file::KIND, |config| Ok(Arc::new(FileConnector::from_config(config)?))),
         (local::KIND, |config| Ok(Arc::new(LocalConnector::from_config(config)?))),
+        #[cfg(feature = "object-storage")]
+        (object_storage::KIND, |config| Ok(Arc::new(ObjectStorageConnector::from_config(config)?))),
     ];
     RwLock::new(built_in.into_iter().map(|(kind, make)| (kind.to_owned(), make)).collect())
 });

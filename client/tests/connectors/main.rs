@@ -3,6 +3,8 @@
 mod contract;
 mod file;
 mod local;
+#[cfg(feature = "object-storage")]
+mod object_storage;
 
 use std::sync::Arc;
 
