@@ -14,6 +14,8 @@ pub mod local;
 pub mod multi;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "object-storage")]
+pub mod object_storage;
 
 pub use endpoint::EndpointConnector;
 pub use file::FileConnector;
@@ -23,6 +25,8 @@ pub use local::LocalConnector;
 pub use multi::MultiConnector;
 #[cfg(feature = "redis")]
 pub use redis::RedisConnector;
+#[cfg(feature = "object-storage")]
+pub use object_storage::ObjectStorageConnector;
 
 /// Makes a connector from its configuration.
 pub type FromConfig = fn(&ConnectorConfig) -> Result<Arc<dyn Connector>, ConnectorError>;
@@ -37,6 +41,8 @@ static KINDS: LazyLock<RwLock<BTreeMap<String, FromConfig>>> = LazyLock::new(|| 
         (multi::KIND, |config| Ok(Arc::new(MultiConnector::from_config(config)?))),
         #[cfg(feature = "redis")]
         (redis::KIND, |config| Ok(Arc::new(RedisConnector::from_config(config)?))),
+        #[cfg(feature = "object-storage")]
+        (object_storage::KIND, |config| Ok(Arc::new(ObjectStorageConnector::from_config(config)?))),
     ];
     RwLock::new(built_in.into_iter().map(|(kind, make)| (kind.to_owned(), make)).collect())
 });

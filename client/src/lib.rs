@@ -3,6 +3,7 @@
 pub mod connector;
 pub mod connectors;
 mod error;
+pub mod executor;
 pub mod factory;
 mod future;
 mod http;

@@ -9,6 +9,8 @@ mod local;
 mod multi;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "object-storage")]
+mod object_storage;
 
 use std::sync::Arc;
 
