@@ -67,7 +67,7 @@ impl Table {
     /// For people.
     pub fn print(&self) {
         let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::ASCII_MARKDOWN);
+        table.load_style(comfy_table::presets::ASCII_MARKDOWN);
         table.set_header([
             "store",
             "operation",

@@ -12,10 +12,10 @@ pub mod globus;
 mod host;
 pub mod local;
 pub mod multi;
-#[cfg(feature = "redis")]
-pub mod redis;
 #[cfg(feature = "object-storage")]
 pub mod object_storage;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 pub use endpoint::EndpointConnector;
 pub use file::FileConnector;
@@ -23,10 +23,10 @@ pub use file::FileConnector;
 pub use globus::GlobusConnector;
 pub use local::LocalConnector;
 pub use multi::MultiConnector;
-#[cfg(feature = "redis")]
-pub use redis::RedisConnector;
 #[cfg(feature = "object-storage")]
 pub use object_storage::ObjectStorageConnector;
+#[cfg(feature = "redis")]
+pub use redis::RedisConnector;
 
 /// Makes a connector from its configuration.
 pub type FromConfig = fn(&ConnectorConfig) -> Result<Arc<dyn Connector>, ConnectorError>;

@@ -7,10 +7,10 @@ mod file;
 mod globus;
 mod local;
 mod multi;
-#[cfg(feature = "redis")]
-mod redis;
 #[cfg(feature = "object-storage")]
 mod object_storage;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::sync::Arc;
 
