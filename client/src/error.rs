@@ -25,7 +25,7 @@ pub enum StoreError {
         /// The store's name.
         store: String,
         /// Which object, unless it is a new one.
-        key: Option<Key>,
+        key: Option<Box<Key>>,
         /// What the serializer said.
         #[source]
         error: SerializeError,

@@ -593,7 +593,7 @@ impl<S> Store<S> {
     }
 
     fn serialize_error(&self, key: Option<&Key>, error: SerializeError) -> StoreError {
-        StoreError::Serialize { store: self.core.name.clone(), key: key.cloned(), error }
+        StoreError::Serialize { store: self.core.name.clone(), key: key.cloned().map(Box::new), error }
     }
 }
 

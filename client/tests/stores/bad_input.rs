@@ -24,7 +24,7 @@ async fn a_value_of_another_type_is_refused_not_misread() {
     let key = store.put("text").await.unwrap();
     store.get::<String>(&key).await.unwrap().unwrap();
     let error = store.get::<Vec<f64>>(&key).await.unwrap_err();
-    assert!(matches!(&error, StoreError::Serialize { key: Some(named), .. } if *named == key), "{error}");
+    assert!(matches!(&error, StoreError::Serialize { key: Some(named), .. } if **named == key), "{error}");
     let proxy = store.proxy_from_key::<u64>(key);
     assert!(matches!(sent(&proxy).resolve_async().await.unwrap_err(), ResolveError::Store(_)));
 }
