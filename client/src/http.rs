@@ -25,7 +25,7 @@ use crate::object::Object;
 use crate::runtime::PerRuntime;
 use connection::Connection;
 use message::{Head, Malformed};
-pub(crate) use response::Response;
+pub(crate) use response::{MAX_PIECE_LEN, Response};
 
 /// Connections that are kept although nobody uses them: as many as requests are usually under way at once.
 const IDLE_KEPT: usize = 32;

@@ -22,6 +22,10 @@ pub mod v1 {
     pub const OBJECT: &str = "/v1/objects/{object_id}";
     /// Paged list of local objects.
     pub const OBJECTS: &str = "/v1/objects";
+    /// Stores the objects of a batch, in order ([`crate::batch`]).
+    pub const BATCH_PUT: &str = "/v1/objects:batchPut";
+    /// Objects, as a batch ([`crate::batch`]).
+    pub const BATCH_GET: &str = "/v1/objects:batchGet";
     /// Peers and their sessions.
     pub const PEERS: &str = "/v1/peers";
     /// The endpoint itself.

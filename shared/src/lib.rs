@@ -1,10 +1,11 @@
 //! What every ProxyStore program agrees on.
 //!
 //! Relay, endpoint and client share the names and formats in this crate and nothing else: identifiers, the
-//! messages of the relay, session descriptions, the frames endpoints exchange, content digests, HTTP routes,
+//! messages of the relay, session descriptions, the frames endpoints exchange, batches, content digests, HTTP routes,
 //! and configuration files. Everything here is a value or a pure function; there are no sockets and no runtime,
 //! so each parser of remote bytes can be tested and fuzzed alone.
 
+pub mod batch;
 pub mod config;
 pub mod description;
 pub mod digest;

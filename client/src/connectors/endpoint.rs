@@ -4,8 +4,10 @@
 //! the routes of Python's endpoints, so that it may be one of either kind.
 
 mod answer;
+mod batch;
 mod home;
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,15 +103,23 @@ impl EndpointConnector {
         }
     }
 
-    /// Sends a request to the home endpoint, wherever it is by now.
-    async fn ask(&self, request: &Request<'_>) -> Result<Response, ConnectorError> {
+    /// Does something with the home endpoint, wherever it is by now.
+    async fn at_home<T, F, R>(&self, operation: F) -> Result<T, ConnectorError>
+    where
+        F: Fn(Arc<Home>) -> R,
+        R: Future<Output = Result<T, ConnectorError>>,
+    {
         let home = self.home().await?;
-        match home.client.send(request).await {
+        match operation(home.clone()).await {
             Err(ConnectorError::Unreachable { .. }) => {
-                self.home_other_than(Some(&home)).await?.client.send(request).await
+                operation(self.home_other_than(Some(&home)).await?).await
             }
             outcome => outcome,
         }
+    }
+
+    async fn ask(&self, request: &Request<'_>) -> Result<Response, ConnectorError> {
+        self.at_home(|home| async move { home.client.send(request).await }).await
     }
 
     /// Asks for an object; none if there is none.
@@ -136,10 +146,11 @@ fn new_key(home: &Home) -> Key {
     Key::Endpoint { object_id: ObjectId::random(), endpoint_id: Some(home.id) }
 }
 
-async fn store(home: &Home, key: &Key, object: &Object) -> Result<(), ConnectorError> {
-    let target = target(python::SET, key)?;
-    let response = home.client.send(&Request::post(&target, object.clone())).await?;
-    stored(response, object.len() as u64).await
+/// Stores an object at `home`.
+async fn store(home: Arc<Home>, object: Object) -> Result<Key, ConnectorError> {
+    let (key, len) = (new_key(&home), object.len() as u64);
+    let response = home.client.send(&Request::post(&target(python::SET, &key)?, object)).await?;
+    stored(response, len).await.map(|()| key)
 }
 
 /// Reads the answer to an upload of `len` bytes.
@@ -170,16 +181,7 @@ fn as_announced(stream: ObjectStream) -> ObjectStream {
 #[async_trait]
 impl Connector for EndpointConnector {
     async fn put(&self, object: Object, _options: &PutOptions) -> Result<Key, ConnectorError> {
-        let home = self.home().await?;
-        let key = new_key(&home);
-        match store(&home, &key, &object).await {
-            Err(ConnectorError::Unreachable { .. }) => {
-                let home = self.home_other_than(Some(&home)).await?;
-                let key = new_key(&home);
-                store(&home, &key, &object).await.map(|()| key)
-            }
-            outcome => outcome.map(|()| key),
-        }
+        self.at_home(|home| store(home, object.clone())).await
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Object>, ConnectorError> {
@@ -215,6 +217,24 @@ impl Connector for EndpointConnector {
     async fn set(&self, key: &Key, object: Object) -> Result<(), ConnectorError> {
         let len = object.len() as u64;
         stored(self.ask(&Request::post(&target(python::SET, key)?, object)).await?, len).await
+    }
+
+    async fn put_batch(
+        &self,
+        objects: Vec<Object>,
+        _options: &PutOptions,
+    ) -> Result<Vec<Key>, ConnectorError> {
+        match objects.len() {
+            0 => Ok(Vec::new()),
+            _ => self.at_home(|home| batch::put(home, &objects)).await,
+        }
+    }
+
+    async fn get_batch(&self, keys: &[Key]) -> Result<Vec<Option<Object>>, ConnectorError> {
+        match keys.len() {
+            0 => Ok(Vec::new()),
+            _ => self.at_home(|home| batch::get(self, home, keys)).await,
+        }
     }
 
     async fn put_stream(&self, stream: ObjectStream, _options: &PutOptions) -> Result<Key, ConnectorError> {

@@ -126,6 +126,18 @@ async fn a_received_object_is_in_one_piece() {
     assert_eq!((object.segments().len(), object.into_bytes()), (1, noise(20 << 20, 1)));
 }
 
+#[test]
+fn a_proxy_in_the_environment_changes_nothing() {
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "endpoint::a_received_object_is_in_one_piece"]);
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        again.env(name, "http://127.0.0.1:9");
+    }
+    let output = again.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
 #[tokio::test]
 async fn limits_of_the_endpoint_are_told_apart() {
     let builder = alone("limits").with(|config| {
@@ -148,6 +160,30 @@ async fn limits_of_the_endpoint_are_told_apart() {
     let error = connector.put(Object::new(), &options).await.unwrap_err();
     assert!(matches!(&error, ConnectorError::Refused { .. }), "{error}");
     put(&connector, noise(1000, 3)).await;
+    let batch = vec![noise(1000, 4).into(), noise(11 << 20, 5).into()];
+    let error = connector.put_batch(batch, &options).await.unwrap_err();
+    assert!(matches!(&error, ConnectorError::TooLarge { len: 11_534_336, .. }), "{error}");
+    assert!(error.to_string().contains("number 2 of the batch"), "{error}");
+}
+
+#[tokio::test]
+async fn a_batch_is_one_request() {
+    let site = alone("batches").start().await.unwrap();
+    let home = home_with(&[&site]);
+    let connector = connector(home.path(), [site.id()]);
+    let objects: Vec<Object> = (0..500).map(|n| noise(10 + n * 50, n as u64).into()).collect();
+    let keys = connector.put_batch(objects.clone(), &PutOptions::default()).await.unwrap();
+    let found = connector.get_batch(&keys).await.unwrap();
+    assert!(found.into_iter().map(Option::unwrap).eq(objects));
+    let metrics = site.http().get(site.url("/metrics")).send().await.unwrap().text().await.unwrap();
+    for line in [
+        r#"http_requests_total{route="/v1/objects:batchPut",status="200"} 1"#,
+        // The first was to see whether there are batches at all.
+        r#"http_requests_total{route="/v1/objects:batchGet",status="200"} 2"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    assert!(!metrics.contains(r#"route="/set",status"#));
 }
 
 #[tokio::test]

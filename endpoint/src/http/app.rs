@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use futures_util::StreamExt as _;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -57,8 +58,16 @@ impl App {
         if object.start == object.end {
             return Body::empty();
         }
+        self.body_from(object.body)
+    }
+
+    /// A stream as the body of an answer. An error breaks the connection.
+    pub fn body_from(
+        self: &Arc<Self>,
+        stream: impl Stream<Item = Result<Bytes, RequestError>> + Send + 'static,
+    ) -> Body {
         let app = self.clone();
-        Body::from_stream(object.body.map(move |bytes| match bytes {
+        Body::from_stream(stream.map(move |bytes| match bytes {
             Ok(bytes) => {
                 app.metrics.sent.inc_by(bytes.len() as u64);
                 Ok(bytes)

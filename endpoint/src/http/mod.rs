@@ -9,6 +9,7 @@
 //! when the server ends so do all of its tasks.
 
 mod app;
+mod batch;
 mod conditions;
 mod connection;
 mod failure;

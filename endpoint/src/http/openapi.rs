@@ -8,7 +8,7 @@ use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder, Schema};
 use utoipa::{IntoResponses, OpenApi, PartialSchema};
 
 use super::problem::Problem;
-use super::{info, listing, objects, python};
+use super::{batch, info, listing, objects, python};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -28,6 +28,8 @@ use super::{info, listing, objects, python};
         objects::head,
         objects::delete,
         listing::list,
+        batch::put,
+        batch::get,
         info::peers,
         info::status,
         info::openapi,
@@ -62,6 +64,9 @@ const COMMON: [(u16, &str); 3] = [
 /// Problems of requests that remove an object.
 pub enum RemovalProblems {}
 
+/// Problems of requests that read several objects.
+pub enum BatchProblems {}
+
 /// Problems of requests that read an object.
 pub enum ReadProblems {}
 
@@ -74,6 +79,12 @@ pub enum TextErrors {}
 impl IntoResponses for RemovalProblems {
     fn responses() -> Responses {
         problems(&[])
+    }
+}
+
+impl IntoResponses for BatchProblems {
+    fn responses() -> Responses {
+        problems(&[(408, "The list stalled")])
     }
 }
 

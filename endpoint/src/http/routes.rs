@@ -11,7 +11,7 @@ use super::app::SharedApp;
 use super::failure::Failure;
 use super::problem::ApiError;
 use super::python::PlainError;
-use super::{info, listing, objects, python};
+use super::{batch, info, listing, objects, python};
 
 /// Start of every path of the resource API.
 const V1: &str = "/v1/";
@@ -28,6 +28,8 @@ pub fn router(app: SharedApp) -> Router {
         .route(paths::EVICT, post(python::evict))
         .route(v1::OBJECT, object)
         .route(v1::OBJECTS, get(listing::list))
+        .route(v1::BATCH_PUT, post(batch::put))
+        .route(v1::BATCH_GET, post(batch::get))
         .route(v1::PEERS, get(info::peers))
         .route(v1::STATUS, get(info::status))
         .route(v1::OPENAPI, get(info::openapi))
@@ -71,11 +73,13 @@ pub enum Route {
 }
 
 /// Paths without parameters, those of most requests first.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 14] = [
     paths::GET,
     paths::SET,
     paths::EXISTS,
     paths::EVICT,
+    v1::BATCH_PUT,
+    v1::BATCH_GET,
     paths::ENDPOINT,
     paths::ROOT,
     HEALTHZ,

@@ -56,9 +56,14 @@ impl<S: Sync> FromRequestParts<S> for Target {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         let path = Path::<String>::from_request_parts(parts, &()).await;
         let Path(id) = path.map_err(|error| Failure::bad_request("invalid_object_id", error.body_text()))?;
-        let PlaceParameters { endpoint } = query(&parts.uri)?;
-        Ok(Self { id: ObjectId::try_from(id)?, at: place(endpoint)? })
+        Ok(Self { at: place_of(&parts.uri)?, id: ObjectId::try_from(id)? })
     }
+}
+
+/// Reads `?endpoint=`.
+pub fn place_of(uri: &Uri) -> Result<Option<EndpointId>, Failure> {
+    let PlaceParameters { endpoint } = query(uri)?;
+    place(endpoint)
 }
 
 /// Parses a query string.

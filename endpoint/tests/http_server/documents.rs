@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{Server, assert_problem};
 
 /// Every path there is.
-const PATHS: [&str; 13] = [
+const PATHS: [&str; 15] = [
     python::ROOT,
     python::ENDPOINT,
     python::EXISTS,
@@ -18,6 +18,8 @@ const PATHS: [&str; 13] = [
     python::EVICT,
     v1::OBJECT,
     v1::OBJECTS,
+    v1::BATCH_PUT,
+    v1::BATCH_GET,
     v1::PEERS,
     v1::STATUS,
     v1::OPENAPI,

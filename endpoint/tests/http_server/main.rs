@@ -1,5 +1,6 @@
 //! The HTTP server over real sockets.
 
+mod batches;
 mod clients;
 mod documents;
 mod objects;

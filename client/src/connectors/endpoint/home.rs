@@ -9,6 +9,7 @@ use proxystore_shared::config::{self, ConfigError};
 use proxystore_shared::directory::CONFIG_FILE;
 use proxystore_shared::{EndpointId, http::python};
 use serde::Deserialize;
+use tokio::sync::OnceCell;
 
 use super::{PATIENCE, answer};
 use crate::connector::ConnectorError;
@@ -28,6 +29,8 @@ pub struct Home {
     pub id: EndpointId,
     /// Its HTTP API.
     pub client: Client,
+    /// Whether it has routes for batches, which Python's endpoints have not; once that is known.
+    pub batches: OnceCell<bool>,
 }
 
 /// What a client needs of a configuration. Whatever else is in it, of our endpoints or Python's, is not looked at.
@@ -77,7 +80,7 @@ async fn probe(config: &Config) -> Result<Home, String> {
     if id != config.uuid {
         return Err(format!("{} is {id}, which took its place", client.name()));
     }
-    Ok(Home { id, client: Client::new(host, config.port, PATIENCE) })
+    Ok(Home { id, client: Client::new(host, config.port, PATIENCE), batches: OnceCell::new() })
 }
 
 async fn endpoint_id(client: &Client) -> Result<EndpointId, ConnectorError> {
