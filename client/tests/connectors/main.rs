@@ -1,5 +1,7 @@
 //! Every connector against one contract, each with the real thing behind it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
+
 mod contract;
 mod endpoint;
 mod file;

@@ -1,8 +1,6 @@
 //! Against a server that speaks S3 (moto, a Python package). Credentials come from the environment, so the tests
 //! that need them run in a child of this process that has some.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
-
 mod server;
 
 use std::env;

@@ -1,5 +1,7 @@
 //! Stores, and the patterns on them, as a program uses them.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
+
 mod bad_input;
 mod futures;
 mod lifetimes;

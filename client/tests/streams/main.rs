@@ -1,7 +1,6 @@
 //! Streams over every broker, each with the real thing, against one suite.
 
-// What the tests share is test code too.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
 
 mod ends;
 #[cfg(feature = "kafka")]
