@@ -1,5 +1,7 @@
 //! Against endpoints of ours, alone and in pairs, and Python's.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
