@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use proxystore::connectors::{EndpointConnector, FileConnector, RedisConnector};
 use proxystore::{Connector, Store};
+use proxystore_endpoint::transport::tls::install_provider;
 use serde::Serialize;
 
 use crate::bare::Bare;
@@ -68,7 +69,8 @@ impl Places {
             }
             None => None,
         };
-        let answer = reqwest::get(format!("http://127.0.0.1:{endpoint_port}/endpoint")).await?.text().await?;
+        let url = format!("http://127.0.0.1:{endpoint_port}/endpoint");
+        let answer = http_client()?.get(url).send().await?.text().await?;
         let answer: serde_json::Value = serde_json::from_str(&answer)?;
         let endpoint = answer["uuid"].as_str().context("an endpoint has an id")?.to_owned();
         let home_dir = home.path().to_owned();
@@ -88,10 +90,16 @@ impl Places {
         }
         let connector = EndpointConnector::new([places.endpoint.parse()?])?.proxystore_dir(&places.home);
         let base = format!("http://127.0.0.1:{}", places.endpoint_port);
-        let bare = Bare::Http(reqwest::Client::builder().no_proxy().build()?, base);
+        let bare = Bare::Http(http_client()?, base);
         pairs.push(("endpoint", store("bench-endpoint", connector), bare));
         Ok(pairs)
     }
+}
+
+fn http_client() -> Result<reqwest::Client> {
+    // The client asks for a TLS provider even though the endpoint is on plain HTTP.
+    install_provider();
+    Ok(reqwest::Client::builder().no_proxy().build()?)
 }
 
 fn store(name: &str, connector: impl Connector) -> Store {

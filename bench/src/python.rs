@@ -1,11 +1,10 @@
 //! The same operations with Python ProxyStore, against the same servers.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
 use serde::Deserialize;
-use tokio::process::Command;
 
 use crate::places::Places;
 
@@ -23,15 +22,14 @@ pub struct PythonTime {
 }
 
 /// Runs `bench/stores.py`.
-pub async fn measure(python: &Path, places: &Places) -> Result<Vec<PythonTime>> {
+pub fn measure(python: &Path, places: &Places) -> Result<Vec<PythonTime>> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/stores.py");
     let addresses = serde_json::to_string(&places.addresses)?;
     let output = Command::new(python)
         .args([script, &addresses])
         .env("PROXYSTORE_HOME", &places.addresses.home)
         .stderr(Stdio::inherit())
-        .output()
-        .await?;
+        .output()?;
     ensure!(output.status.success(), "{script} failed");
     let lines = String::from_utf8(output.stdout)?;
     Ok(lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)

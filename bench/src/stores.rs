@@ -42,10 +42,14 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    // As programs do their work: in a task, on a thread that also watches the sockets.
+    tokio::spawn(run(Arguments::parse())).await?
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
     let places = Places::start().await?;
     let python = match &arguments.python {
-        Some(python) => python::measure(python, &places).await?,
+        Some(python) => python::measure(python, &places)?,
         None => Vec::new(),
     };
     let mut table = Table::new();
