@@ -35,6 +35,11 @@ use crate::store::StoreFactory;
 /// the library's own threads, so that never deadlocks; on a runtime of several threads the other tasks move on
 /// meanwhile, on a runtime of one thread they wait.
 ///
+/// # Trust
+///
+/// A proxy of an object in a store names that store: whoever resolves it connects to where the message says, with
+/// the credentials of its environment. Resolve proxies only of senders that may cause that.
+///
 /// ```
 /// use proxystore::{Proxy, factory};
 ///
