@@ -4,6 +4,7 @@ pub mod process;
 pub mod scripted;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -20,6 +21,22 @@ use tempfile::TempDir;
 
 /// Longest wait for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Says loudly that a test cannot run: past the capture of what tests print, so that it is seen and counted.
+pub fn skipped(why: &str) {
+    use std::io::Write as _;
+    // Whoever closed this program's standard error does not want to know.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+/// A Python for the other side of a test: `$PROXYSTORE_PYTHON`, else the one that `scripts/test` installs. It may be
+/// missing.
+pub fn python() -> PathBuf {
+    match std::env::var_os("PROXYSTORE_PYTHON") {
+        Some(python) => python.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/python"),
+    }
+}
 
 /// A relay on a port of its own.
 pub async fn relay() -> Result<Relay> {

@@ -295,18 +295,14 @@ impl Drop for PythonEndpoint {
 
 /// The folder of programs of an environment that has Python ProxyStore.
 fn python_programs() -> Option<PathBuf> {
-    let python = match std::env::var_os("PROXYSTORE_PYTHON") {
-        Some(python) => PathBuf::from(python),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/python"),
-    };
-    let programs = python.parent()?.to_owned();
+    let programs = proxystore_tests::python().parent()?.to_owned();
     programs.join("proxystore-endpoint").exists().then_some(programs)
 }
 
 #[test]
 fn contract_with_a_python_endpoint() {
     let Some(programs) = python_programs() else {
-        println!("SKIPPED: no Python ProxyStore (PROXYSTORE_PYTHON, or .venv of this repository)");
+        proxystore_tests::skipped("no Python ProxyStore (PROXYSTORE_PYTHON, or .venv of this repository)");
         return;
     };
     let home = tempfile::tempdir().unwrap();

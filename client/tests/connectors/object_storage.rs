@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use proxystore::connectors::ObjectStorageConnector;
@@ -55,13 +55,6 @@ impl S3 {
     }
 }
 
-fn python() -> PathBuf {
-    match std::env::var_os("PROXYSTORE_PYTHON") {
-        Some(python) => PathBuf::from(python),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/python"),
-    }
-}
-
 /// One request; the whole answer.
 fn http(port: u16, method: &str, path: &str, body: &str) -> String {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -100,8 +93,8 @@ fn run_module(name: &str, environment: &[(&str, &str)]) {
 
 #[test]
 fn s3_in_a_process_with_credentials() {
-    let Some(server) = S3::start(&python()) else {
-        println!("SKIPPED: no moto[server] (PROXYSTORE_PYTHON, or .venv of this repository)");
+    let Some(server) = S3::start(&proxystore_tests::python()) else {
+        proxystore_tests::skipped("no moto[server] (PROXYSTORE_PYTHON, or .venv of this repository)");
         return;
     };
     let credentials = [("AWS_ACCESS_KEY_ID", "nobody"), ("AWS_SECRET_ACCESS_KEY", "swordfish")];
@@ -253,7 +246,7 @@ mod s3 {
     #[tokio::test]
     #[ignore = "run by s3_in_a_process_with_credentials"]
     async fn a_server_that_refuses_and_then_dies() {
-        let server = S3::start(&python()).unwrap();
+        let server = S3::start(&proxystore_tests::python()).unwrap();
         let connector = connector("s3://bucket", server.port);
         let checks_credentials_after = |requests| {
             http(server.port, "POST", "/moto-api/reset-auth", requests);

@@ -77,7 +77,7 @@ impl Drop for SmallDisk {
 #[tokio::test]
 async fn a_full_disk_is_an_error_and_leaves_no_half_object() {
     let Some(disk) = SmallDisk::mount("size=1m") else {
-        println!("SKIPPED: a full disk: mounting a small one needs root");
+        proxystore_tests::skipped("a full disk: mounting a small one needs root");
         return;
     };
     let connector = FileConnector::new(disk.0.path()).unwrap();

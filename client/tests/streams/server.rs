@@ -5,10 +5,9 @@
     allow(dead_code)
 )]
 
-use std::env;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,7 +38,7 @@ pub fn start(command: &mut Command, port: u16) -> Option<Server> {
     let name = command.get_program().to_owned();
     let child = match command.stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            println!("SKIPPED: {} is not installed", name.display());
+            proxystore_tests::skipped(&format!("{} is not installed", name.display()));
             return None;
         }
         child => child.unwrap(),
@@ -55,12 +54,14 @@ pub fn start(command: &mut Command, port: u16) -> Option<Server> {
 
 /// Runs a Python script that needs `module` and prints one line when it is ready, or says loudly that it cannot.
 pub fn python(module: &str, script: &str, arguments: &[&str]) -> Option<Server> {
-    let python = env::var_os("PROXYSTORE_PYTHON")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/python"), PathBuf::from);
+    let python = proxystore_tests::python();
     let import =
         Command::new(&python).args(["-c", &format!("import {module}")]).stderr(Stdio::null()).status();
     if !import.is_ok_and(|status| status.success()) {
-        println!("SKIPPED: {} has no module {module}; set PROXYSTORE_PYTHON", python.display());
+        proxystore_tests::skipped(&format!(
+            "{} has no module {module}; set PROXYSTORE_PYTHON",
+            python.display()
+        ));
         return None;
     }
     let mut child =

@@ -100,10 +100,12 @@ fn what_cannot_be_configured_leaves_nothing_behind() {
 
 #[test]
 fn pythons_configuration_model_accepts_ours() {
-    let Ok(python) = std::env::var("PROXYSTORE_TEST_PYTHON") else {
-        eprintln!("SKIPPED: set PROXYSTORE_TEST_PYTHON to a Python that has proxystore[endpoints]");
-        return;
-    };
+    let python = proxystore_tests::python();
+    if !python.exists() {
+        return proxystore_tests::skipped(
+            "no Python ProxyStore (PROXYSTORE_PYTHON, or .venv of this repository)",
+        );
+    }
     let home = Home::new();
     home.run(&["configure", "plain"]).succeeded();
     let all = [

@@ -98,7 +98,7 @@ fn spawn(arguments: &[String], dir: &Path, port: u16) -> Option<Child> {
     command.args(arguments).arg("--dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
     match command.spawn() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            println!("SKIPPED: redis-server is not installed");
+            proxystore_tests::skipped("redis-server is not installed");
             None
         }
         child => {
