@@ -6,12 +6,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use rskafka::BackoffConfig;
-use rskafka::chrono::Utc;
 use rskafka::client::error::{Error, ProtocolError};
 use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
@@ -194,7 +193,7 @@ impl Publisher for KafkaPublisher {
             key: None,
             value: Some(message.into()),
             headers: BTreeMap::new(),
-            timestamp: Utc::now(),
+            timestamp: SystemTime::now().into(),
         };
         let sent = within(ANSWER_DEADLINE, &self.broker.name, async {
             let sent = partition.produce(vec![record], Compression::NoCompression).await;
