@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use rskafka::BackoffConfig;
+use rskafka::chrono::{DateTime, Utc};
 use rskafka::client::error::{Error, ProtocolError};
 use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
@@ -189,12 +190,8 @@ impl Publisher for KafkaPublisher {
             Some(partition) => partition,
             None => self.broker.open(topic).await?,
         };
-        let record = Record {
-            key: None,
-            value: Some(message.into()),
-            headers: BTreeMap::new(),
-            timestamp: SystemTime::now().into(),
-        };
+        let record =
+            Record { key: None, value: Some(message.into()), headers: BTreeMap::new(), timestamp: now() };
         let sent = within(ANSWER_DEADLINE, &self.broker.name, async {
             let sent = partition.produce(vec![record], Compression::NoCompression).await;
             sent.map_err(|error| self.broker.failed(topic, &error))
@@ -231,4 +228,9 @@ impl fmt::Debug for KafkaPublisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaPublisher").field("broker", &self.broker).finish_non_exhaustive()
     }
+}
+
+fn now() -> DateTime<Utc> {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    DateTime::from_timestamp_millis(since_1970.as_millis().try_into().unwrap_or(i64::MAX)).unwrap_or_default()
 }
