@@ -215,17 +215,6 @@ where
     title: Option<Arc<Title<T, S>>>,
 }
 
-impl<T, S> RefProxy<T, S>
-where
-    T: Send + Sync + 'static,
-    S: Deserializer<T>,
-{
-    /// See [`Proxy::resolve_async`].
-    pub async fn resolve_async(&self) -> Result<&T, ResolveError> {
-        self.proxy.resolve_async().await
-    }
-}
-
 impl<T, S> Drop for RefProxy<T, S>
 where
     T: Send + Sync + 'static,
@@ -258,11 +247,6 @@ where
     T: Send + Sync + 'static,
     S: Deserializer<T>,
 {
-    /// See [`Proxy::resolve_async`].
-    pub async fn resolve_async(&self) -> Result<&T, ResolveError> {
-        self.proxy.resolve_async().await
-    }
-
     /// Stores another value in place of the object. Who reads it next, wherever that is, finds this one.
     pub async fn update(&mut self, value: T) -> Result<(), StoreError>
     where
@@ -292,6 +276,17 @@ where
 
 macro_rules! like_its_target {
     ($($name:ident),*) => {$(
+        impl<T, S> $name<T, S>
+        where
+            T: Send + Sync + 'static,
+            S: Deserializer<T>,
+        {
+            /// See [`Proxy::resolve_async`].
+            pub async fn resolve_async(&self) -> Result<&T, ResolveError> {
+                self.proxy.resolve_async().await
+            }
+        }
+
         impl<T, S> Deref for $name<T, S>
         where
             T: Send + Sync + 'static,
