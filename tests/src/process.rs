@@ -1,10 +1,11 @@
 //! An endpoint as a process of its own: for what can only be seen from outside, such as its memory.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
+use proxystore_shared::config::endpoint::EndpointConfig;
 use proxystore_shared::directory::CONFIG_FILE;
 use tokio::process::{Child, Command};
 
@@ -14,6 +15,7 @@ use crate::{SiteBuilder, until};
 pub struct SiteProcess {
     child: Child,
     home: tempfile::TempDir,
+    config: EndpointConfig,
     /// Base of its URLs.
     pub base: String,
     /// Its id.
@@ -38,17 +40,26 @@ impl SiteProcess {
         fs::create_dir(&place)?;
         fs::copy(dir.path().join("identity.key"), place.join("identity.key"))?;
         fs::write(place.join(CONFIG_FILE), toml::to_string(&config)?)?;
-        let child = Command::new(program()?)
-            .args(["start", &config.name, "--no-detach"])
-            .env("PROXYSTORE_HOME", home.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
+        let child = spawn(home.path(), &config).await?;
         let base = format!("http://127.0.0.1:{}", config.port);
-        let address = ("127.0.0.1", config.port);
-        until("the endpoint listens", || std::net::TcpStream::connect(address).is_ok()).await?;
-        Ok(Self { child, home, base, id: config.uuid })
+        let id = config.uuid;
+        Ok(Self { child, home, config, base, id })
+    }
+
+    /// The ProxyStore home that it was started from.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Ends it with SIGKILL, in the middle of whatever it does.
+    pub async fn kill(&mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Starts it again where it was, once it has ended.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.child = spawn(self.home.path(), &self.config).await?;
+        Ok(())
     }
 
     /// Resident memory in bytes.
@@ -65,4 +76,18 @@ impl SiteProcess {
         let log = |dir: fs::DirEntry| fs::read_to_string(dir.path().join("log.txt")).unwrap_or_default();
         fs::read_dir(self.home.path()).into_iter().flatten().flatten().map(log).collect()
     }
+}
+
+/// Starts the configured endpoint, and waits until it listens.
+async fn spawn(home: &Path, config: &EndpointConfig) -> Result<Child> {
+    let child = Command::new(program()?)
+        .args(["start", &config.name, "--no-detach"])
+        .env("PROXYSTORE_HOME", home)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let address = ("127.0.0.1", config.port);
+    until("the endpoint listens", || std::net::TcpStream::connect(address).is_ok()).await?;
+    Ok(child)
 }

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod across;
+mod batches;
+mod killed;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -64,7 +68,7 @@ fn contract_with_one_site() {
 }
 
 #[test]
-fn contract_with_two_sites() {
+fn objects_of_two_sites_are_reached_from_both() {
     let runtime = runtime();
     runtime.block_on(async {
         let relay = relay().await.unwrap();
@@ -161,31 +165,15 @@ async fn limits_of_the_endpoint_are_told_apart() {
     assert!(matches!(&error, ConnectorError::Full { .. }), "{error}");
     let error = connector.put(Object::new(), &options).await.unwrap_err();
     assert!(matches!(&error, ConnectorError::Refused { .. }), "{error}");
+    let batch = vec![vec![1; 10].into(), Object::new()];
+    let error = connector.put_batch(batch, &options).await.unwrap_err();
+    assert!(matches!(&error, ConnectorError::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("number 2 of the batch"), "{error}");
     put(&connector, noise(1000, 3)).await;
     let batch = vec![noise(1000, 4).into(), noise(11 << 20, 5).into()];
     let error = connector.put_batch(batch, &options).await.unwrap_err();
     assert!(matches!(&error, ConnectorError::TooLarge { len: 11_534_336, .. }), "{error}");
     assert!(error.to_string().contains("number 2 of the batch"), "{error}");
-}
-
-#[tokio::test]
-async fn a_batch_is_one_request() {
-    let site = alone("batches").start().await.unwrap();
-    let home = home_with(&[&site]);
-    let connector = connector(home.path(), [site.id()]);
-    let objects: Vec<Object> = (0..500).map(|n| noise(10 + n * 50, n as u64).into()).collect();
-    let keys = connector.put_batch(objects.clone(), &PutOptions::default()).await.unwrap();
-    let found = connector.get_batch(&keys).await.unwrap();
-    assert!(found.into_iter().map(Option::unwrap).eq(objects));
-    let metrics = site.http().get(site.url("/metrics")).send().await.unwrap().text().await.unwrap();
-    for line in [
-        r#"http_requests_total{route="/v1/objects:batchPut",status="200"} 1"#,
-        // The first was to see whether there are batches at all.
-        r#"http_requests_total{route="/v1/objects:batchGet",status="200"} 2"#,
-    ] {
-        assert!(metrics.contains(line), "{line} is not in {metrics}");
-    }
-    assert!(!metrics.contains(r#"route="/set",status"#));
 }
 
 #[tokio::test]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use proxystore_shared::ObjectId;
-use proxystore_shared::batch::{BatchError, Entry, MAX_KEYS, MEDIA_TYPE, PREFIX_LEN, Wanted};
+use proxystore_shared::batch::{BatchError, Entry, MAX_KEYS, MEDIA_TYPE, PREFIX_LEN, Stored, Wanted};
 use proxystore_shared::http::v1;
 
 use super::home::Home;
-use super::{EndpointConnector, KIND, MAX_OBJECT_LEN, answer, store, stored};
+use super::{EndpointConnector, KIND, MAX_OBJECT_LEN, answer, store};
 use crate::connector::{Connector, ConnectorError};
 use crate::http::{MAX_PIECE_LEN, Request, Response};
 use crate::{Key, Object};
@@ -30,8 +30,12 @@ async fn has_batches(home: &Home) -> Result<bool, ConnectorError> {
     home.batches.get_or_try_init(ask).await.copied()
 }
 
-/// Stores objects at `home`, in order.
+/// Stores objects at `home`, in order; none if one of them is empty, which endpoints refuse one by one, too.
 pub async fn put(home: Arc<Home>, objects: &[Object]) -> Result<Vec<Key>, ConnectorError> {
+    if let Some(place) = objects.iter().position(Object::is_empty) {
+        let reason = format!("number {} of the batch is empty", place + 1);
+        return Err(ConnectorError::Refused { target: home.client.name().to_owned(), reason });
+    }
     if !has_batches(&home).await? {
         let requests: Vec<_> = objects.iter().map(|object| store(home.clone(), object.clone())).collect();
         return stream::iter(requests).buffered(CONCURRENCY).try_collect().await;
@@ -44,7 +48,12 @@ pub async fn put(home: Arc<Home>, objects: &[Object]) -> Result<Vec<Key>, Connec
     }
     let request = Request { content_type: MEDIA_TYPE, ..Request::post(v1::BATCH_PUT, body) };
     let longest = objects.iter().map(Object::len).max().unwrap_or_default();
-    stored(home.client.send(&request).await?, longest as u64).await?;
+    let response = answer::accept(home.client.send(&request).await?, longest as u64).await?;
+    let Stored { stored } = answer::json(response).await?;
+    if stored != objects.len() as u64 {
+        let reason = format!("it stored {stored} of the {} objects of a batch", objects.len());
+        return Err(ConnectorError::Refused { target: home.client.name().to_owned(), reason });
+    }
     let key = |object_id| Key::Endpoint { object_id, endpoint_id: Some(home.id) };
     Ok(ids.into_iter().map(key).collect())
 }
