@@ -60,9 +60,12 @@ struct Impostor {
 /// The pieces of an answer; an error breaks the connection.
 type Answer = Vec<io::Result<Bytes>>;
 
+/// Makes an answer for these ids.
+type Script = fn(Vec<ObjectId>) -> Answer;
+
 impl Impostor {
     /// Answers `batchGet` with what `answer` makes of the ids, and each `batchPut` with `stored` objects.
-    async fn start(answer: fn(Vec<ObjectId>) -> Answer, stored: u64) -> Self {
+    async fn start(answer: Script, stored: u64) -> Self {
         let id = EndpointId::random();
         let batch = move |Json(Wanted { keys }): Json<Wanted>| async move {
             match keys.is_empty() {
@@ -99,11 +102,11 @@ fn entry(id: &ObjectId, len: u64, data: &[u8]) -> io::Result<Bytes> {
 
 #[tokio::test]
 async fn a_hostile_batch_is_refused() {
-    let good: fn(Vec<ObjectId>) -> Answer = |ids| ids.iter().map(|id| entry(id, 3, b"abc")).collect();
+    let good: Script = |ids| ids.iter().map(|id| entry(id, 3, b"abc")).collect();
     let found = Impostor::start(good, 0).await.ask().await;
     assert_eq!(found, Ok(vec![Some(vec![b'a', b'b', b'c'].into()); 2]));
 
-    let hostile: [(&str, fn(Vec<ObjectId>) -> Answer); 9] = [
+    let hostile: [(&str, Script); 9] = [
         ("more than asked", |ids| {
             [&ids[..], &ids[..1]].concat().iter().map(|id| entry(id, 1, b"a")).collect()
         }),
@@ -120,7 +123,7 @@ async fn a_hostile_batch_is_refused() {
         let outcome = Impostor::start(answer, 0).await.ask().await;
         assert!(matches!(&outcome, Err(ConnectorError::Refused { .. })), "{what}: {outcome:?}");
     }
-    let truncated: fn(Vec<ObjectId>) -> Answer =
+    let truncated: Script =
         |ids| vec![entry(&ids[0], 1, b"a"), entry(&ids[1], 5, b"abc"), Err(io::ErrorKind::BrokenPipe.into())];
     let outcome = Impostor::start(truncated, 0).await.ask().await;
     assert!(matches!(&outcome, Err(ConnectorError::Broken { .. })), "{outcome:?}");
