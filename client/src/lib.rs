@@ -17,6 +17,8 @@ pub mod serialize;
 mod store;
 mod stores;
 pub mod stream;
+#[cfg(any(feature = "globus", feature = "object-storage", feature = "redis"))]
+mod tls;
 
 pub use connector::{Connector, ConnectorConfig, ConnectorError, ObjectStream, PutOptions};
 pub use error::{ResolveError, StoreError};

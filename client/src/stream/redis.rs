@@ -20,6 +20,7 @@ use super::broker::{ANSWER_DEADLINE, secret, within};
 use super::event::check_len;
 use super::mailbox::{Inlet, Mailbox};
 use super::{Publisher, StreamError, Subscriber};
+use crate::tls::install_provider;
 
 /// How often a silent connection is asked whether it still lives: a server whose host vanished says nothing.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -98,6 +99,7 @@ impl RedisBroker {
             settings = settings.set_password(secret(&self.name, variable)?);
         }
         let info = self.info.clone().set_redis_settings(settings);
+        install_provider();
         Client::open(info).map_err(|error| self.failed(&error))
     }
 

@@ -2,12 +2,11 @@
 
 #![cfg_attr(
     not(all(feature = "redis", feature = "nats", feature = "kafka", feature = "zeromq")),
-    allow(dead_code)
+    allow(dead_code, reason = "each feature needs some of it")
 )]
 
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::net::{TcpListener, TcpStream};
-
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,7 +29,7 @@ impl Drop for Server {
 
 /// A port that was free just now.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    proxystore_tests::free_port().unwrap()
 }
 
 /// Runs a server that will listen on `port`, or says loudly that it is not installed.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::settings::invalid;
 use crate::connector::ConnectorError;
 use crate::runtime::PerRuntime;
+use crate::tls::install_provider;
 
 /// For one request and its answer. Globus answers in less than a second, and after a minute the answer is lost.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -100,8 +101,7 @@ impl Site {
     }
 
     fn client(&self) -> Result<Client, ConnectorError> {
-        // An error says that the program has a provider already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        install_provider();
         let builder = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("proxystore/", env!("CARGO_PKG_VERSION")))

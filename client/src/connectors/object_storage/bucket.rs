@@ -10,10 +10,10 @@ use object_store::client::ClientOptions;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::{Path, PathPart};
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
-use rustls::crypto::{CryptoProvider, ring};
 
 use super::{KIND, Settings};
 use crate::connector::ConnectorError;
+use crate::tls::install_provider;
 
 /// A server that is up takes a connection within a round trip or two, also around the world.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -84,10 +84,7 @@ impl Bucket {
 
     /// A client, which asks nobody before its first request.
     pub fn connect(&self, settings: &Settings) -> Result<Arc<dyn ObjectStore>, ConnectorError> {
-        if CryptoProvider::get_default().is_none() {
-            // Fails only if another thread was faster, which is as good.
-            let _ = ring::default_provider().install_default();
-        }
+        install_provider();
         let refuse = |reason| ConnectorError::Config { kind: KIND.to_owned(), reason };
         if !settings.allow_http && self.endpoint.as_deref().is_some_and(|url| url.starts_with("http:")) {
             let reason = "`endpoint` is without encryption: use https://, or set `allow_http`";

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::error;
 use super::settings::Settings;
 use crate::connector::ConnectorError;
+use crate::tls::install_provider;
 
 /// Longest wait for a connection, login included: an answer from the other side of the world takes a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -144,7 +145,7 @@ async fn connect(settings: Arc<Settings>) -> Result<Connection, ConnectorError> 
 async fn open(settings: &Settings) -> Result<Connection, ConnectorError> {
     settings.check()?;
     if settings.tls {
-        install_crypto();
+        install_provider();
     }
     let failed = |error| error::connecting(settings.target(), &error);
     if settings.is_cluster() {
@@ -156,14 +157,6 @@ async fn open(settings: &Settings) -> Result<Connection, ConnectorError> {
     let client = settings.client()?;
     let opened = client.get_multiplexed_async_connection_with_config(&config).await;
     opened.map(Connection::Server).map_err(failed)
-}
-
-/// The client library takes the process's default and panics without one.
-fn install_crypto() {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Fails only if another thread was faster.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
 }
 
 impl Connection {
