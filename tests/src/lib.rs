@@ -1,5 +1,7 @@
-//! The harness: relays and sites that live as long as the test that started them, on loopback only.
+//! The harness: relays and sites that live as long as the test that started them, on loopback or in networks of their
+//! own ([`net`]).
 
+pub mod net;
 pub mod process;
 pub mod scripted;
 
