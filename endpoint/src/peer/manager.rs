@@ -24,7 +24,7 @@ use super::context::Context;
 use super::negotiation::ConnectionId;
 use super::pins::Pins;
 use super::session::Session;
-use super::status::{PeerStatus, RelayStatus};
+use super::status::{NetworkStatus, PeerStatus, RelayStatus};
 use crate::identity::Identity;
 use crate::signaling::{self, RelayLogin, Signaling};
 use crate::storage::Storage;
@@ -134,6 +134,13 @@ impl PeerManager {
     /// The connection to the relay.
     pub fn relay(&self) -> RelayStatus {
         self.context.signaling.status()
+    }
+
+    /// What is known of the network.
+    pub fn network(&self) -> NetworkStatus {
+        let addresses = self.context.addresses.borrow();
+        let candidates = addresses.candidates.iter().map(|candidate| candidate.address.to_string());
+        NetworkStatus { nat: addresses.nat, addresses: candidates.collect() }
     }
 
     /// Every peer there is a task for, by id.

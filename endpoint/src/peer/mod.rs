@@ -22,4 +22,4 @@ mod wire;
 
 pub use error::PeerError;
 pub use manager::{PeerManager, PeerOptions};
-pub use status::{PathKind, PeerState, PeerStatus, RelayStatus};
+pub use status::{NetworkStatus, PathKind, PeerState, PeerStatus, RelayStatus};

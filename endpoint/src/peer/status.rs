@@ -3,6 +3,8 @@
 use proxystore_shared::EndpointId;
 use serde::Serialize;
 
+use crate::transport::addresses::Nat;
+
 /// One peer that this endpoint has, or recently had, a session with.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct PeerStatus {
@@ -55,6 +57,15 @@ pub enum PeerState {
     Connecting,
     /// Requests flow.
     Connected,
+}
+
+/// What is known of the network that this endpoint is in.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct NetworkStatus {
+    /// What is between this endpoint and other networks.
+    pub nat: Nat,
+    /// UDP addresses at which peers try to reach this endpoint.
+    pub addresses: Vec<String>,
 }
 
 /// The connection to the relay.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use proxystore_shared::description::{Candidate, CandidateKind};
 use proxystore_shared::relayed::RelayOffer;
 use proxystore_shared::stun::Message;
+use serde::Serialize;
 use tokio::net::lookup_host;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
@@ -40,7 +41,8 @@ pub struct LocalAddresses {
 }
 
 /// What questions to the relay's UDP ports told about the network (mapping behaviour in the terms of RFC 5780).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Nat {
     /// Nothing: there is no relay that could be asked, or it has not answered yet.
     #[default]
