@@ -21,6 +21,7 @@ pub mod logging;
 mod metrics;
 mod outbox;
 mod rate;
+mod read_ahead;
 mod routing;
 mod server;
 mod session;
