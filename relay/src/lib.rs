@@ -12,13 +12,19 @@
 mod auth;
 mod clients;
 mod close;
+mod datagrams;
+mod duplex;
 mod http;
 mod listen;
 mod liveness;
 pub mod logging;
+mod metrics;
+mod outbox;
+mod rate;
 mod routing;
 mod server;
 mod session;
+mod stun;
 mod tls;
 
 pub use auth::SetupError;
