@@ -23,11 +23,15 @@ pub struct SiteProcess {
     pub id: proxystore_shared::EndpointId,
 }
 
+/// Where cargo puts what it builds together with this test: `target/debug`, say.
+pub fn built() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    Ok(test.parent().and_then(|deps| deps.parent()).context("a test lies in target/*/deps")?.to_owned())
+}
+
 /// The program of that name that cargo built beside this test.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let target = test.parent().and_then(|deps| deps.parent()).context("a test lies in target/*/deps")?;
-    let program = target.join(name);
+    let program = built()?.join(name);
     ensure!(program.exists(), "{} is missing; run `cargo build --workspace` first", program.display());
     Ok(program)
 }

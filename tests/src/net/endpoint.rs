@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -27,7 +27,7 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Endpoint {
     /// Its id.
     pub id: EndpointId,
-    program: Option<Program>,
+    program: Mutex<Option<Program>>,
     name: String,
     base: String,
     home: TempDir,
@@ -48,6 +48,8 @@ pub struct Peer {
     pub path: Option<PathKind>,
     /// Where the peer is.
     pub address: Option<String>,
+    /// UDP bytes received from it in this session.
+    pub received_bytes: u64,
     /// Why they do not travel directly.
     pub why_not_direct: Option<String>,
     /// Why there is no session.
@@ -83,9 +85,9 @@ impl Endpoint {
         environment: Vec<(String, String)>,
     ) -> Result<Self> {
         let (home, config) = process::lay_out(site)?;
-        let mut endpoint = Self {
+        let endpoint = Self {
             id: config.uuid,
-            program: None,
+            program: Mutex::default(),
             base: format!("http://127.0.0.1:{}", config.port),
             name: config.name,
             home,
@@ -99,19 +101,19 @@ impl Endpoint {
     }
 
     /// Ends it with SIGKILL, in the middle of whatever it does.
-    pub fn kill(&mut self) {
-        self.program = None;
+    pub fn kill(&self) {
+        *self.running() = None;
     }
 
     /// Ends it, if it runs, and starts it again where it was.
-    pub async fn restart(&mut self) -> Result<()> {
+    pub async fn restart(&self) -> Result<()> {
         self.kill();
         let log = self.home.path().join("output.txt");
         let started = Program::start(&self.machine, &program("endpoint")?, &log, |command| {
             command.args(["start", &self.name, "--no-detach"]);
             command.env("PROXYSTORE_HOME", self.home.path()).envs(self.environment.iter().cloned());
         })?;
-        self.program = Some(started);
+        *self.running() = Some(started);
         let address = self.base.trim_start_matches("http://");
         let listens = || Ok(TcpStream::connect(address)?);
         until("the endpoint listens", || self.machine.within(listens).is_ok())
@@ -119,9 +121,14 @@ impl Endpoint {
             .with_context(|| format!("the log of {}:\n{}", self.name, self.log()))
     }
 
-    /// The process.
-    pub fn program(&self) -> Result<&Program> {
-        self.program.as_ref().with_context(|| format!("{} does not run", self.name))
+    /// Looks at the process, or does something to it.
+    pub fn process<T>(&self, act: impl FnOnce(&Program) -> Result<T>) -> Result<T> {
+        let running = self.running();
+        act(running.as_ref().with_context(|| format!("{} does not run", self.name))?)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Program>> {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it logged since it was first started.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
-use super::endpoint::PathKind;
+use super::endpoint::{PathKind, Peer};
 use super::namespace::Namespace;
 use super::nat::Nat;
 use super::plan::Plan;
@@ -96,7 +96,8 @@ impl PairBuilder {
 impl Pair {
     /// Describes two hosts on the internet, with a relay whose configuration file has the text `relay`.
     pub fn with(relay: &str) -> PairBuilder {
-        PairBuilder { relay: relay.to_owned(), a: Nat::None.into(), b: Nat::None.into(), home: Home::Apart }
+        let plan = Plan::from(Nat::None);
+        PairBuilder { relay: relay.to_owned(), a: plan.clone(), b: plan.clone(), home: Home::Apart }.b(plan)
     }
 
     /// Waits until the relay knows both.
@@ -111,29 +112,27 @@ impl Pair {
         waited.with_context(|| format!("not registered within {PATIENCE:?}\n{}", self.logs()))?
     }
 
-    /// How bytes travel, as A and as B see it.
-    pub async fn paths(&self) -> Result<[Option<PathKind>; 2]> {
-        let (a, b) = (&self.a.endpoint, &self.b.endpoint);
-        let path = |peer: Option<super::endpoint::Peer>| peer.and_then(|peer| peer.path);
-        Ok([path(a.peer(b.id).await?), path(b.peer(a.id).await?)])
-    }
-
     /// Waits until both use a path of that kind.
     pub async fn uses(&self, kind: PathKind) -> Result<()> {
         let both = async {
-            while self.paths().await? != [Some(kind); 2] {
+            while !self
+                .views()
+                .await?
+                .iter()
+                .all(|peer| peer.as_ref().is_some_and(|peer| peer.path == Some(kind)))
+            {
                 sleep(LOOK).await;
             }
             anyhow::Ok(())
         };
         match timeout(PATIENCE, both).await {
             Ok(waited) => waited,
-            Err(_) => anyhow::bail!("not {kind:?} within {PATIENCE:?} but {:?}", self.views().await),
+            Err(_) => bail!("not {kind:?} within {PATIENCE:?}, but {:#?}", self.views().await?),
         }
     }
 
     /// What A and B say of each other.
-    pub async fn views(&self) -> Result<[Option<super::endpoint::Peer>; 2]> {
+    pub async fn views(&self) -> Result<[Option<Peer>; 2]> {
         let (a, b) = (&self.a.endpoint, &self.b.endpoint);
         Ok([a.peer(b.id).await?, b.peer(a.id).await?])
     }

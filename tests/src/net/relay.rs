@@ -1,7 +1,7 @@
 //! The relay of a network: a machine of its own on the internet.
 
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
@@ -21,7 +21,7 @@ pub const PORT: u16 = 8700;
 /// A relay process, and the machine it runs on.
 #[derive(Debug)]
 pub struct Relay {
-    program: Option<Program>,
+    program: Mutex<Option<Program>>,
     dir: TempDir,
     machine: Arc<Namespace>,
     /// Its cable.
@@ -35,7 +35,7 @@ impl Relay {
         let plug = internet.plug(&machine, "eth", NUMBER, Stack::Dual)?;
         let dir = tempfile::tempdir()?;
         std::fs::write(dir.path().join("relay.toml"), config)?;
-        let mut relay = Self { program: None, dir, machine, plug };
+        let relay = Self { program: Mutex::default(), dir, machine, plug };
         relay.restart().await?;
         Ok(relay)
     }
@@ -50,19 +50,19 @@ impl Relay {
     }
 
     /// Ends it with SIGKILL.
-    pub fn kill(&mut self) {
-        self.program = None;
+    pub fn kill(&self) {
+        *self.running() = None;
     }
 
     /// Ends it, if it runs, and starts it again.
-    pub async fn restart(&mut self) -> Result<()> {
+    pub async fn restart(&self) -> Result<()> {
         self.kill();
         let config = self.dir.path().join("relay.toml");
         let log = self.dir.path().join("relay.log");
         let started = Program::start(&self.machine, &program("relay")?, &log, |command| {
             command.arg("--config").arg(config).args(["--log-level", "debug"]);
         })?;
-        self.program = Some(started);
+        *self.running() = Some(started);
         let listens = || Ok(TcpStream::connect(("127.0.0.1", PORT))?);
         until("the relay listens", || self.machine.within(listens).is_ok())
             .await
@@ -74,8 +74,7 @@ impl Relay {
         std::fs::read_to_string(self.dir.path().join("relay.log")).unwrap_or_default()
     }
 
-    /// The process.
-    pub fn program(&self) -> Result<&Program> {
-        self.program.as_ref().context("the relay does not run")
+    fn running(&self) -> MutexGuard<'_, Option<Program>> {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,9 @@
 //! Wires: a segment is a switch with a gateway, a plug is one machine's cable to it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Result;
 
@@ -84,6 +86,11 @@ impl Segment {
     /// A switch named `bridge` in `gateway`, which is machine 1 of the segment.
     pub fn new(gateway: &Arc<Namespace>, bridge: &str, subnet: Subnet) -> Result<Self> {
         gateway.ip(&format!("link add {bridge} type bridge\nlink set {bridge} up"))?;
+        // Where bridges can ask the packet filter of routers, they do by default: a switch asks nobody.
+        let asks = "net/bridge/bridge-nf-call-iptables";
+        if Path::new("/proc/sys").join(asks).exists() {
+            gateway.set(asks, "0")?;
+        }
         for address in subnet.addresses(GATEWAY, Stack::Dual) {
             gateway.ip(&format!("addr add {} dev {bridge}", with_prefix(address)))?;
         }
@@ -115,7 +122,7 @@ impl Segment {
             interface: interface.into(),
             subnet: self.subnet,
             stack,
-            number,
+            number: AtomicU8::new(number),
         };
         plug.up()?;
         Ok(plug)
@@ -131,13 +138,17 @@ pub struct Plug {
     interface: String,
     subnet: Subnet,
     stack: Stack,
-    number: u8,
+    number: AtomicU8,
 }
 
 impl Plug {
     /// The machine's IPv4 address.
     pub fn v4(&self) -> Ipv4Addr {
-        self.subnet.v4(self.number)
+        self.subnet.v4(self.number())
+    }
+
+    fn number(&self) -> u8 {
+        self.number.load(Ordering::Relaxed)
     }
 
     /// Pulls the cable: the machine keeps its addresses and routes.
@@ -159,7 +170,7 @@ impl Plug {
     pub fn up(&self) -> Result<()> {
         let interface = &self.interface;
         self.machine.ip(&format!("link set {interface} up"))?;
-        for address in self.subnet.addresses(self.number, self.stack) {
+        for address in self.subnet.addresses(self.number(), self.stack) {
             self.machine.ip(&format!("addr add {} dev {interface}", with_prefix(address)))?;
         }
         for gateway in self.subnet.addresses(GATEWAY, self.stack) {
@@ -170,9 +181,9 @@ impl Plug {
     }
 
     /// Takes the interface down and up again as machine `number`.
-    pub fn readdress(&mut self, number: u8) -> Result<()> {
+    pub fn readdress(&self, number: u8) -> Result<()> {
         self.down()?;
-        self.number = number;
+        self.number.store(number, Ordering::Relaxed);
         self.up()
     }
 
@@ -180,6 +191,13 @@ impl Plug {
     pub fn limit_packets(&self, bytes: u16) -> Result<()> {
         self.machine.ip(&format!("link set {} mtu {bytes}", self.interface))?;
         self.switch.ip(&format!("link set {} mtu {bytes}", self.port))
+    }
+
+    /// Lets what the machine sends leave at that rate.
+    pub fn slow_down(&self, megabits: u16) -> Result<()> {
+        let rate = format!("{megabits}mbit");
+        let shape = ["qdisc", "replace", "dev", &self.interface, "root", "tbf", "rate", &rate];
+        self.machine.output("tc", &[&shape[..], &["burst", "64kb", "latency", "50ms"]].concat()).map(drop)
     }
 
     /// Loses `percent` of the packets, either way, from now on.
@@ -193,10 +211,10 @@ impl Plug {
 }
 
 fn lose_arriving(machine: &Namespace, interface: &str, percent: u8) -> Result<()> {
+    let table = format!("netdev loss_{interface}");
+    machine.nft(&format!("table {table}\ndelete table {table}"))?;
     machine.nft(&format!(
-        "table netdev loss_{interface}
-        delete table netdev loss_{interface}
-        table netdev loss_{interface} {{
+        "table {table} {{
             chain arriving {{
                 type filter hook ingress device {interface} priority 0
                 numgen random mod 100 < {percent} drop

@@ -124,7 +124,7 @@ fn packets_are_lost_and_cables_pulled() -> Result<()> {
     if !net::possible() {
         return Ok(());
     }
-    let mut lab = Lab::new(Nat::PortRestricted)?;
+    let lab = Lab::new(Nat::PortRestricted)?;
     lab.ground.plug.lose(50)?;
     let heard = (0..200).filter(|_| lab.host.say("x", lab.remotes[0].address).is_ok()).count();
     assert_eq!(heard, 200, "the sender notices nothing");
