@@ -12,7 +12,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-/// Bytes for one read: the longest frame of datagrams, about. Twice as much was not faster.
+/// Bytes for one read: the longest frame of datagrams, about.
 const AHEAD_LEN: usize = 64 * 1024;
 
 /// See the module.
