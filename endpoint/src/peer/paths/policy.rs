@@ -17,6 +17,9 @@ use noq::PathId;
 /// within 25 ms; the rest is for processes that wait for a processor.
 const STALL: Duration = Duration::from_millis(250);
 
+/// The same for the path through the relay, where TCP repeats what was lost and holds up what comes after it.
+const RELAYED_STALL: Duration = Duration::from_secs(3);
+
 /// Pauses between attempts to open a direct path. An attempt probes for four seconds by itself.
 const ROUND_PAUSES: [Duration; 5] = [
     Duration::from_millis(500),
@@ -43,6 +46,15 @@ pub enum Kind {
     Direct,
     /// The relay.
     Relayed,
+}
+
+impl Kind {
+    fn stall(self) -> Duration {
+        match self {
+            Self::Direct => STALL,
+            Self::Relayed => RELAYED_STALL,
+        }
+    }
 }
 
 /// Counters of a path.
@@ -252,7 +264,7 @@ impl PathPolicy {
         }
         path.last = measured;
         let silence = now.duration_since(path.waiting_since?);
-        let limit = STALL + 3 * measured.round_trip;
+        let limit = path.kind.stall() + 3 * measured.round_trip;
         if silence > limit {
             path.stalled = true;
             if path.kind == Kind::Direct && others {
