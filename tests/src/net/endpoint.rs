@@ -11,6 +11,7 @@ use bytes::Bytes;
 use proxystore_shared::EndpointId;
 use serde::Deserialize;
 use tempfile::TempDir;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::inside::Inside;
@@ -60,7 +61,8 @@ pub struct Peer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PathKind {
-    /// From host to host.
+    /// From host to host, through a hole in NATs or without one.
+    #[serde(alias = "punched")]
     Direct,
     /// Through the relay.
     Relayed,
@@ -199,6 +201,11 @@ impl Endpoint {
         let bounded = self.inside.run(timeout(DEADLINE, work)).await?;
         bounded.with_context(|| format!("{}: no answer within {DEADLINE:?}", self.name))?
     }
+}
+
+/// Whether that is why a request failed: it had no answer within [`DEADLINE`].
+pub fn hung(error: &anyhow::Error) -> bool {
+    error.is::<Elapsed>()
 }
 
 async fn succeeded(answer: reqwest::Response) -> Result<reqwest::Response> {

@@ -25,7 +25,7 @@ mod site;
 
 use nix::unistd::geteuid;
 
-pub use endpoint::{DEADLINE, Endpoint, Fetched, PathKind, Peer};
+pub use endpoint::{DEADLINE, Endpoint, Fetched, PathKind, Peer, hung};
 pub use namespace::Namespace;
 pub use nat::{Nat, Wall};
 pub use pair::{Home, Pair, PairBuilder};

@@ -1,7 +1,7 @@
 //! A program of ours, or another's, that runs in a namespace.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -15,7 +15,6 @@ use super::namespace::Namespace;
 #[derive(Debug)]
 pub struct Program {
     child: Child,
-    log: PathBuf,
     _namespace: Arc<Namespace>,
 }
 
@@ -34,27 +33,22 @@ impl Program {
         configure(&mut command);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
-        Ok(Self { child, log: log.to_owned(), _namespace: namespace.clone() })
+        Ok(Self { child, _namespace: namespace.clone() })
     }
 
-    /// What it printed.
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+    /// Stops it as a laptop does that sleeps.
+    pub fn pause(&self) -> Result<()> {
+        Ok(signal::kill(self.pid()?, Signal::SIGSTOP)?)
     }
 
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(signal::kill(self.pid()?, signal)?)
+    /// Wakes it up again.
+    pub fn resume(&self) -> Result<()> {
+        Ok(signal::kill(self.pid()?, Signal::SIGCONT)?)
     }
 
     /// Its open files, sockets among them.
     pub fn descriptors(&self) -> Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()?))?.count())
-    }
-
-    /// Its threads.
-    pub fn threads(&self) -> Result<usize> {
-        Ok(fs::read_dir(format!("/proc/{}/task", self.pid()?))?.count())
     }
 
     fn pid(&self) -> Result<Pid> {

@@ -1,6 +1,8 @@
 //! Real processes on real networks, made of namespaces: which sites connect, by which path, and what happens to them
 //! when networks fail.
 
+mod faults;
 mod matrix;
 mod nats;
 mod report;
+mod storm;

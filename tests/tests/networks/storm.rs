@@ -1,0 +1,187 @@
+//! A minute of faults at random under a constant load: nothing that was acknowledged is lost, nothing is corrupted, no
+//! request hangs, and afterwards nothing is left over.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::future::try_join_all;
+use proxystore_tests::net::{self, Nat, Pair, Site};
+use proxystore_tests::{PATIENCE, noise};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::time::{Instant, sleep};
+
+/// How long faults of one kind go on; there are two kinds.
+const SPELL: Duration = Duration::from_secs(30);
+
+/// Who puts and gets, each one request at a time.
+const WORKERS: u64 = 6;
+
+/// Largest object: two groups of 1 MiB and a bit.
+const LARGEST: usize = 2_500_000;
+
+/// Open files more than before that are no leak: connections which clients keep for their next request.
+const SPARE: usize = 2 * WORKERS as usize;
+
+/// An object that was acknowledged: where it is, and what makes its bytes.
+#[derive(Debug, Clone)]
+struct Stored {
+    at_b: bool,
+    name: String,
+    len: usize,
+    seed: u64,
+}
+
+/// What workers share.
+struct Load<'a> {
+    pair: &'a Pair,
+    acknowledged: Mutex<Vec<Stored>>,
+    over: AtomicBool,
+}
+
+impl Load<'_> {
+    fn site(&self, b: bool) -> &Site {
+        if b { &self.pair.b } else { &self.pair.a }
+    }
+
+    /// Puts and gets until it is over. Requests may fail; those that succeed must have done what they say.
+    async fn work(&self, worker: u64) -> Result<()> {
+        let mut random = StdRng::seed_from_u64(worker);
+        for n in 0.. {
+            if self.over.load(Ordering::Relaxed) {
+                break;
+            }
+            let through = self.site(random.random());
+            let known = self.known(&mut random);
+            let result = match known.filter(|_| random.random()) {
+                Some(stored) => self.fetch(through, &stored).await,
+                None => {
+                    let name = format!("{worker}-{n}");
+                    let len = random.random_range(1..LARGEST);
+                    self.store(through, Stored { at_b: random.random(), name, len, seed: random.random() })
+                        .await
+                }
+            };
+            if let Err(error) = result {
+                ensure!(!net::hung(&error), "a request hung: {error:#}");
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    fn known(&self, random: &mut StdRng) -> Option<Stored> {
+        let acknowledged = self.acknowledged.lock().unwrap();
+        (!acknowledged.is_empty()).then(|| acknowledged[random.random_range(0..acknowledged.len())].clone())
+    }
+
+    async fn store(&self, through: &Site, object: Stored) -> Result<()> {
+        let at = self.site(object.at_b).endpoint.id;
+        through.endpoint.put(&object.name, Some(at), noise(object.len, object.seed)).await?;
+        self.acknowledged.lock().unwrap().push(object);
+        Ok(())
+    }
+
+    async fn fetch(&self, through: &Site, object: &Stored) -> Result<()> {
+        let at = self.site(object.at_b).endpoint.id;
+        let fetched = through.endpoint.get(&object.name, Some(at)).await?;
+        assert!(fetched.bytes == noise(object.len, object.seed), "{object:?} is corrupted");
+        Ok(())
+    }
+}
+
+/// One fault after the other until `end`, each repaired before the next.
+async fn faults(pair: &Pair, random: &mut StdRng, end: Instant, kinds: u32) -> Result<()> {
+    while Instant::now() < end {
+        let site = if random.random() { &pair.a } else { &pair.b };
+        let duration = Duration::from_millis(random.random_range(100..3000));
+        match random.random_range(0..kinds) {
+            0 => {
+                site.ground.plug.pull()?;
+                sleep(duration).await;
+                site.ground.plug.push()?;
+            }
+            1 => site.ground.routers[0].reboot()?,
+            2 => {
+                pair.relay.kill();
+                sleep(duration).await;
+                pair.relay.restart().await?;
+            }
+            _ => {
+                site.endpoint.kill();
+                sleep(duration).await;
+                site.endpoint.restart().await?;
+            }
+        }
+        sleep(duration).await;
+    }
+    Ok(())
+}
+
+/// Links and the relay fail.
+const NETWORK: u32 = 3;
+
+/// Endpoints are killed as well.
+const EVERYTHING: u32 = 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_in_a_storm() -> Result<()> {
+    if !net::possible() {
+        return Ok(());
+    }
+    let pair = Pair::with("").a(Nat::PortRestricted).b(Nat::PortRestricted).start().await?;
+    for kinds in [NETWORK, EVERYTHING] {
+        storm(&pair, kinds).await.with_context(|| pair.logs())?;
+    }
+    Ok(())
+}
+
+async fn storm(pair: &Pair, kinds: u32) -> Result<()> {
+    let load = Load { pair, acknowledged: Mutex::default(), over: AtomicBool::new(false) };
+    for site in [&pair.a, &pair.b] {
+        // Sessions are open before anything is counted.
+        site.endpoint.put("first", Some(pair.a.endpoint.id), noise(1000, 0)).await?;
+        site.endpoint.put("first", Some(pair.b.endpoint.id), noise(1000, 0)).await?;
+    }
+    let before = [descriptors(&pair.a)?, descriptors(&pair.b)?];
+    let mut random = StdRng::seed_from_u64(kinds.into());
+    let weather = async {
+        let result = faults(pair, &mut random, Instant::now() + SPELL, kinds).await;
+        load.over.store(true, Ordering::Relaxed);
+        result
+    };
+    let (happened, worked) =
+        tokio::join!(weather, try_join_all((0..WORKERS).map(|worker| load.work(worker))));
+    happened.context("a fault")?;
+    worked?;
+    pair.registered().await?;
+    let acknowledged = load.acknowledged.lock().unwrap().clone();
+    ensure!(acknowledged.len() > 20, "only {} puts succeeded", acknowledged.len());
+    for object in &acknowledged {
+        let at = load.site(object.at_b);
+        load.fetch(at, object).await.with_context(|| format!("{object:?} is lost"))?;
+    }
+    for (site, before) in [&pair.a, &pair.b].into_iter().zip(before) {
+        settled(site, before + SPARE).await?;
+    }
+    Ok(())
+}
+
+fn descriptors(site: &Site) -> Result<usize> {
+    site.endpoint.process(|process| process.descriptors())
+}
+
+/// Waits until an endpoint has at most that many files open.
+async fn settled(site: &Site, most: usize) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while descriptors(site)? > most {
+        if Instant::now() > deadline {
+            let sockets = site.ground.host.output("ss", &["-tuanp"])?;
+            bail!("{} open files, at most {most} expected\n{sockets}", descriptors(site)?);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
