@@ -272,7 +272,7 @@ impl PathPolicy {
             if path.kind == Kind::Relayed {
                 return (!known).then_some(Action::CheckRelay);
             }
-            if path.kind == Kind::Direct && others {
+            if others {
                 self.closed(number);
                 return Some(Action::Close(number));
             }
