@@ -19,9 +19,8 @@ use tracing::{debug, info, warn};
 use super::context::Context;
 use super::negotiation::{Action, ConnectionId, Counterpart, Failure, Input, Negotiation, Stage};
 use super::session::Session;
-use super::status::{PathKind, PeerState, PeerStatus};
+use super::status::{PathKind, PeerState, PeerStatus, why_not_direct};
 use super::{PeerError, paths, serve};
-use crate::transport::addresses::Nat;
 use crate::transport::quic::{CloseCode, ConnectError};
 use crate::transport::relayed;
 use crate::transport::tls::{Expected, proven_key};
@@ -473,21 +472,6 @@ impl Actor {
                 .filter(|path| path.kind == PathKind::Relayed)
                 .map(|_| why_not_direct(self.context.addresses.borrow().nat).to_owned()),
             last_error: self.last_error.as_ref().map(ToString::to_string),
-        }
-    }
-}
-
-/// What this side of the network has to do with it.
-fn why_not_direct(nat: Nat) -> &'static str {
-    match nat {
-        Nat::Blocked => "UDP does not pass between this endpoint and the relay, so probably to nobody",
-        Nat::Fickle => {
-            "this site's NAT gives every destination another port (symmetric NAT), which only peers in open networks \
-             can be reached through"
-        }
-        Nat::Unknown => "the relay has no UDP ports that tell what this network lets through",
-        Nat::None | Nat::Steady => {
-            "this network would let UDP through; the peer's does not, or its NAT is symmetric"
         }
     }
 }

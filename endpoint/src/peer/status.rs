@@ -80,3 +80,18 @@ pub struct RelayStatus {
     /// Whether the relay carries data between endpoints that cannot reach each other. A Python relay does not.
     pub datagrams: bool,
 }
+
+/// What this side's network has to do with it that data goes through the relay.
+pub fn why_not_direct(nat: Nat) -> &'static str {
+    match nat {
+        Nat::Blocked => "UDP does not pass between this endpoint and the relay, so probably to nobody",
+        Nat::Fickle => {
+            "this site's NAT gives every destination another port (symmetric NAT), which only peers in open networks \
+             can be reached through"
+        }
+        Nat::Unknown => "the relay has no UDP ports that tell what this network lets through",
+        Nat::None | Nat::Steady => {
+            "this network would let UDP through; the peer's does not, or its NAT is symmetric"
+        }
+    }
+}

@@ -231,3 +231,105 @@ fn mapped_ip(ip: IpAddr) -> IpAddr {
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::task::Waker;
+
+    use bytes::Bytes;
+    use proxystore_shared::EndpointId;
+    use proxystore_shared::relayed::Envelope;
+    use proxystore_shared::stun::{Message, TransactionId};
+
+    use super::*;
+
+    const SENDER: &str = "192.0.2.1:4000";
+
+    /// A UDP socket that has received these runs of datagrams, each with the length of one.
+    #[derive(Debug)]
+    struct Canned(VecDeque<(Vec<u8>, usize)>);
+
+    impl AsyncUdpSocket for Canned {
+        fn create_sender(&self) -> Pin<Box<dyn UdpSender>> {
+            unreachable!("nothing is sent here")
+        }
+
+        fn poll_recv(
+            &mut self,
+            _: &mut Context<'_>,
+            buffers: &mut [IoSliceMut<'_>],
+            meta: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            let Some((run, stride)) = self.0.pop_front() else { return Poll::Pending };
+            buffers[0][..run.len()].copy_from_slice(&run);
+            meta[0].addr = SENDER.parse().unwrap();
+            (meta[0].len, meta[0].stride) = (run.len(), stride);
+            Poll::Ready(Ok(1))
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Ok("0.0.0.0:7".parse().unwrap())
+        }
+    }
+
+    struct Rig {
+        socket: SharedSocket,
+        relay: relayed::RelayEnd,
+        stun: mpsc::Receiver<StunArrival>,
+    }
+
+    fn rig(received: impl IntoIterator<Item = (Vec<u8>, usize)>) -> Rig {
+        let (end, mut relay) = relayed::queues();
+        relay.set_open(true);
+        let (sender, stun) = mpsc::channel(4);
+        let udp = Box::new(Canned(received.into_iter().collect()));
+        Rig { socket: SharedSocket::new(udp, end, sender).unwrap(), relay, stun }
+    }
+
+    /// What one call gives: the sender, the bytes, the length of one datagram.
+    fn receive(socket: &mut SharedSocket, buffer_len: usize) -> Vec<(SocketAddr, Vec<u8>, usize)> {
+        let mut memory = [vec![0; buffer_len], vec![0; buffer_len]];
+        let mut meta = [RecvMeta::default(); 2];
+        let mut buffers = memory.each_mut().map(|buffer| IoSliceMut::new(buffer));
+        let polled = socket.poll_recv(&mut Context::from_waker(Waker::noop()), &mut buffers, &mut meta);
+        let Poll::Ready(Ok(count)) = polled else { return Vec::new() };
+        (0..count).map(|i| (meta[i].addr, memory[i][..meta[i].len].to_vec(), meta[i].stride)).collect()
+    }
+
+    #[test]
+    fn stun_is_taken_out_of_the_middle_of_a_run() {
+        let question = Message::Request { id: TransactionId([1; 12]), change_port: false }.encode();
+        let (first, last) = (vec![0x41; question.len()], vec![0x42; 5]);
+        let run = [&first[..], &question, &last].concat();
+        let mut rig = rig([(run, question.len())]);
+        let received = receive(&mut rig.socket, 2000);
+        let mapped_sender = "[::ffff:192.0.2.1]:4000".parse().unwrap();
+        assert_eq!(received, [(mapped_sender, [first, last].concat(), question.len())]);
+        assert_eq!(rig.stun.try_recv().unwrap(), (SENDER.parse().unwrap(), question));
+    }
+
+    #[test]
+    fn a_run_of_stun_only_is_no_arrival() {
+        let question = Message::Request { id: TransactionId([1; 12]), change_port: false }.encode();
+        let runs = (0..9).map(|_| (question.repeat(2), question.len()));
+        let mut rig = rig(runs.chain([(vec![0x40; 9], 9)]));
+        let received = receive(&mut rig.socket, 2000);
+        assert_eq!(received.len(), 1, "the queue for STUN is full, and QUIC still arrives");
+        assert_eq!(received[0].1, [0x40; 9]);
+    }
+
+    #[test]
+    fn what_came_through_the_relay_is_split_between_datagrams_only() {
+        let mut rig = rig([]);
+        let peer = EndpointId::random();
+        let mut frame = Envelope { peer, ecn: 0, segment_len: 10 }.encode().to_vec();
+        frame.extend([7; 25]);
+        rig.relay.arrivals.deliver(Bytes::from(frame)).unwrap();
+        let received = receive(&mut rig.socket, 19);
+        let from = relayed::address_of(peer);
+        assert_eq!(received, [(from, vec![7; 10], 10), (from, vec![7; 10], 10)]);
+        assert_eq!(receive(&mut rig.socket, 19), [(from, vec![7; 5], 5)]);
+        assert!(receive(&mut rig.socket, 19).is_empty());
+    }
+}
