@@ -4,6 +4,7 @@
 
 pub mod backoff;
 mod link;
+pub mod probe;
 mod proxy;
 mod route;
 mod unverified;
@@ -251,10 +252,7 @@ pub fn host_of(address: &str) -> Option<String> {
 }
 
 async fn register(login: &RelayLogin) -> Result<(Socket, RelayOffer), LoginError> {
-    let (mut socket, offer) = match open(login, true).await {
-        Err(error) if error.is_plain_relay() => open(login, false).await?,
-        outcome => outcome?,
-    };
+    let (mut socket, offer) = upgrade(login).await?;
     let registration = Registration { name: login.name.clone(), uuid: login.id };
     socket.send(Message::text(RelayMessage::RelayRegistration(registration).encode())).await?;
     loop {
@@ -263,6 +261,14 @@ async fn register(login: &RelayLogin) -> Result<(Socket, RelayOffer), LoginError
             Message::Close(frame) => return Err(closed(frame)),
             _ => {}
         }
+    }
+}
+
+/// Opens the websocket, with what goes beyond Python's protocol where the relay has it.
+async fn upgrade(login: &RelayLogin) -> Result<(Socket, RelayOffer), LoginError> {
+    match open(login, true).await {
+        Err(error) if error.is_plain_relay() => open(login, false).await,
+        outcome => outcome,
     }
 }
 
