@@ -203,6 +203,7 @@ fn start_peers(
     let config = &options.config;
     let relay = RelayLogin {
         address: address.to_owned(),
+        proxy: config.peering.proxy.clone(),
         token: options.relay_token.clone(),
         verify_certificate: config.relay.verify_certificate,
         name: config.name.clone(),

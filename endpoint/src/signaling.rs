@@ -4,6 +4,9 @@
 
 pub mod backoff;
 mod link;
+pub mod probe;
+mod proxy;
+mod route;
 mod unverified;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use proxystore_shared::EndpointId;
+use proxystore_shared::config::endpoint::ProxySetting;
 use proxystore_shared::relay_message::{PeerConnection, Registration, RelayMessage, Response, is_final};
 use proxystore_shared::relayed::{HEADER, RelayOffer, SUBPROTOCOL};
 use tokio::net::TcpStream;
@@ -22,12 +26,13 @@ use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::peer::RelayStatus;
 use crate::signaling::backoff::Backoff;
+use crate::signaling::route::{Route, RouteError};
 use crate::transport::relayed::RelayEnd;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -46,6 +51,8 @@ const MAX_MESSAGE: usize = 1 << 20;
 pub struct RelayLogin {
     /// `ws://` or `wss://` address.
     pub address: String,
+    /// HTTP proxy on the way there; none for what the environment says.
+    pub proxy: Option<ProxySetting>,
     /// Bearer token, for relays that ask for one.
     pub token: Option<String>,
     /// Whether the relay's certificate is checked.
@@ -64,6 +71,8 @@ enum LoginError {
     Malformed(String),
     #[error("the relay's certificate or TLS set-up was refused: {0}")]
     Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Route(#[from] RouteError),
     #[error("{0}")]
     Socket(#[from] Box<tungstenite::Error>),
     #[error("no registration within {} s", CONNECT_TIMEOUT.as_secs())]
@@ -88,7 +97,12 @@ impl LoginError {
     }
 
     fn is_final(&self) -> bool {
-        matches!(self, Self::Malformed(_)) || matches!(self, Self::Closed { code, .. } if is_final(*code))
+        match self {
+            Self::Malformed(_) => true,
+            Self::Route(error) => error.is_final(),
+            Self::Closed { code, .. } => is_final(*code),
+            _ => false,
+        }
     }
 }
 
@@ -121,10 +135,16 @@ pub struct OutboxFull;
 
 impl Signaling {
     /// Prepares a connection; [`run`] makes it.
-    pub fn new(address: &str, datagrams: RelayEnd) -> (Self, Outbox) {
+    pub fn new(login: &RelayLogin, datagrams: RelayEnd) -> (Self, Outbox) {
         let (outbox, letters) = mpsc::channel(OUTBOX);
-        let status =
-            RelayStatus { address: address.to_owned(), connected: false, last_error: None, datagrams: false };
+        let status = RelayStatus {
+            address: login.address.clone(),
+            connected: false,
+            // A route that cannot be is reported when it is tried.
+            proxy: Route::of(login).ok().and_then(|route| route.proxy()),
+            last_error: None,
+            datagrams: false,
+        };
         let status = Arc::new(Mutex::new(status));
         let (offer, offered) = watch::channel(RelayOffer::default());
         let (carries, carried) = watch::channel(false);
@@ -240,10 +260,7 @@ pub fn host_of(address: &str) -> Option<String> {
 }
 
 async fn register(login: &RelayLogin) -> Result<(Socket, RelayOffer), LoginError> {
-    let (mut socket, offer) = match open(login, true).await {
-        Err(error) if error.is_plain_relay() => open(login, false).await?,
-        outcome => outcome?,
-    };
+    let (mut socket, offer) = upgrade(login).await?;
     let registration = Registration { name: login.name.clone(), uuid: login.id };
     socket.send(Message::text(RelayMessage::RelayRegistration(registration).encode())).await?;
     loop {
@@ -252,6 +269,14 @@ async fn register(login: &RelayLogin) -> Result<(Socket, RelayOffer), LoginError
             Message::Close(frame) => return Err(closed(frame)),
             _ => {}
         }
+    }
+}
+
+/// Opens the websocket, with what goes beyond Python's protocol where the relay has it.
+async fn upgrade(login: &RelayLogin) -> Result<(Socket, RelayOffer), LoginError> {
+    match open(login, true).await {
+        Err(error) if error.is_plain_relay() => open(login, false).await,
+        outcome => outcome,
     }
 }
 
@@ -272,7 +297,8 @@ async fn open(login: &RelayLogin, extended: bool) -> Result<(Socket, RelayOffer)
     let config =
         WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     let connector = connector(login)?;
-    let (socket, response) = connect_async_tls_with_config(request, Some(config), true, connector).await?;
+    let stream = route::connect(login).await?;
+    let (socket, response) = client_async_tls_with_config(request, stream, Some(config), connector).await?;
     let offer = response.headers().get(HEADER).and_then(|value| value.to_str().ok());
     Ok((socket, offer.map(RelayOffer::decode).unwrap_or_default()))
 }

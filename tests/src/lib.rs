@@ -3,6 +3,7 @@
 
 pub mod net;
 pub mod process;
+pub mod proxy;
 pub mod scripted;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -17,6 +17,7 @@ pub struct SiteProcess {
     child: Child,
     home: TempDir,
     config: EndpointConfig,
+    environment: Vec<(&'static str, String)>,
     /// Base of its URLs.
     pub base: String,
     /// Its id.
@@ -39,11 +40,17 @@ pub fn program(name: &str) -> Result<PathBuf> {
 impl SiteProcess {
     /// Starts the site that `builder` describes, and waits until it answers.
     pub async fn start(builder: SiteBuilder) -> Result<Self> {
+        Self::start_in(builder, &[]).await
+    }
+
+    /// Starts it with these variables in its environment.
+    pub async fn start_in(builder: SiteBuilder, environment: &[(&'static str, String)]) -> Result<Self> {
         let (home, config) = lay_out(builder)?;
-        let child = spawn(home.path(), &config).await?;
+        let environment = environment.to_vec();
+        let child = spawn(home.path(), &config, &environment).await?;
         let base = format!("http://127.0.0.1:{}", config.port);
         let id = config.uuid;
-        Ok(Self { child, home, config, base, id })
+        Ok(Self { child, home, config, environment, base, id })
     }
 
     /// The ProxyStore home that it was started from.
@@ -58,7 +65,7 @@ impl SiteProcess {
 
     /// Starts it again where it was, once it has ended.
     pub async fn restart(&mut self) -> Result<()> {
-        self.child = spawn(self.home.path(), &self.config).await?;
+        self.child = spawn(self.home.path(), &self.config, &self.environment).await?;
         Ok(())
     }
 
@@ -90,10 +97,15 @@ pub fn lay_out(builder: SiteBuilder) -> Result<(TempDir, EndpointConfig)> {
 }
 
 /// Starts the configured endpoint, and waits until it listens.
-async fn spawn(home: &Path, config: &EndpointConfig) -> Result<Child> {
+async fn spawn(
+    home: &Path,
+    config: &EndpointConfig,
+    environment: &[(&'static str, String)],
+) -> Result<Child> {
     let child = Command::new(program("endpoint")?)
         .args(["start", &config.name, "--no-detach"])
         .env("PROXYSTORE_HOME", home)
+        .envs(environment.iter().cloned())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)

@@ -23,6 +23,9 @@ Examples:
 Endpoints live in $PROXYSTORE_HOME, else $XDG_DATA_HOME/proxystore, else ~/.local/share/proxystore.
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
+/// ProxyStore's public relay.
+pub const DEFAULT_RELAY: &str = "wss://relay.proxystore.dev";
+
 /// Where `--help` lists what every command takes.
 const GLOBAL: &str = "Global options";
 
@@ -98,8 +101,8 @@ pub enum Command {
     Get(Get),
     /// Execute test commands on an endpoint.
     Test(Test),
-    /// Check the NAT mapping behavior of your network.
-    CheckNat,
+    /// Check what your network lets through: relay, proxy, UDP, NAT.
+    CheckNat(CheckNat),
     /// Show the ProxyStore version.
     Version,
 }
@@ -121,7 +124,7 @@ pub struct Configure {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
     /// Relay server address.
-    #[arg(long, default_value = "wss://relay.proxystore.dev", value_name = "ADDR")]
+    #[arg(long, default_value = DEFAULT_RELAY, value_name = "ADDR")]
     pub relay_address: String,
     /// Authenticate to the relay server; the default.
     #[arg(long, overrides_with = "no_relay_auth")]
@@ -252,6 +255,27 @@ pub enum TestAction {
         /// The object.
         key: ObjectId,
     },
+}
+
+/// Options of `check-nat`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without a name or --relay the relay is wss://relay.proxystore.dev; with --server alone, none is asked.
+Exit code 1 if an endpoint in this network would reach no other.
+
+Examples:
+  endpoint check-nat site-a
+  endpoint check-nat --relay wss://relay.example.org:8700
+  endpoint check-nat --server stun1.example.org:3478 --server stun2.example.org:3478")]
+pub struct CheckNat {
+    /// Name of the endpoint whose relay and settings are used.
+    pub name: Option<String>,
+    /// Relay server address.
+    #[arg(long, value_name = "ADDR", conflicts_with = "name")]
+    pub relay: Option<String>,
+    /// STUN server to ask besides the relay; may be given several times.
+    #[arg(long = "server", value_name = "HOST:PORT")]
+    pub servers: Vec<String>,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! evidence whether an endpoint runs, [`resume`] how a download goes on.
 
 mod args;
+mod check_nat;
 mod client;
 mod configure;
 mod daemon;
@@ -59,8 +60,7 @@ async fn dispatch(cli: &Cli, printer: Printer) -> Result<(), Failure> {
         Command::Put(options) => put::put(options, printer).await,
         Command::Get(options) => get::get(options, printer).await,
         Command::Test(options) => test_command::test(options, printer).await,
-        Command::CheckNat => Err(Failure::new("NAT diagnosis is not implemented in this version")
-            .hint("`endpoint status NAME` shows whether sessions with peers come about, and why not")),
+        Command::CheckNat(options) => check_nat::check_nat(options, printer).await,
         Command::Version => version(printer),
     }
 }

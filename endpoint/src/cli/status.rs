@@ -41,6 +41,8 @@ struct StorageAnswer {
 struct RelayAnswer {
     address: String,
     connected: bool,
+    #[serde(default)]
+    proxy: Option<String>,
     last_error: Option<String>,
     datagrams: bool,
 }
@@ -105,15 +107,7 @@ fn facts(status: &StatusAnswer) -> Vec<[String; 2]> {
     let limit = storage.limit.map(|limit| format!(" of {}", display_size(limit))).unwrap_or_default();
     let relay = match &status.relay {
         None => "none".to_owned(),
-        Some(RelayAnswer { address, connected: true, datagrams: true, .. }) => {
-            format!("{address}, connected")
-        }
-        Some(RelayAnswer { address, connected: true, .. }) => {
-            format!("{address}, connected; it carries no data between peers")
-        }
-        Some(RelayAnswer { address, last_error, .. }) => {
-            format!("{address}, not connected: {}", last_error.as_deref().unwrap_or("still trying"))
-        }
+        Some(relay) => display_relay(relay),
     };
     let network = match &status.network {
         None => "-".to_owned(),
@@ -143,6 +137,17 @@ fn explain(nat: &str) -> &str {
         "blocked" => "UDP is blocked",
         _ => "not known yet",
     }
+}
+
+fn display_relay(relay: &RelayAnswer) -> String {
+    let proxy = relay.proxy.as_ref().map(|proxy| format!(" through {proxy}")).unwrap_or_default();
+    let state = match (relay.connected, &relay.last_error) {
+        (true, _) if relay.datagrams => "connected",
+        (true, _) => "connected; it carries no data between peers",
+        (false, Some(error)) => &format!("not connected: {error}"),
+        (false, None) => "not connected: still trying",
+    };
+    format!("{}{proxy}, {state}", relay.address)
 }
 
 fn peer_row(peer: PeerAnswer) -> [String; 9] {
@@ -182,7 +187,10 @@ mod tests {
         let status = json!({
             "id": id, "name": "a", "version": "0.1.0", "uptime_seconds": 3700, "mode": "peering",
             "storage": { "objects": 2, "bytes": 1500, "limit": 3000 },
-            "relay": { "address": "wss://relay", "connected": false, "last_error": "refused", "datagrams": false },
+            "relay": {
+                "address": "wss://relay", "connected": false, "proxy": "http://proxy:3128", "last_error": "refused",
+                "datagrams": false,
+            },
             "network": { "nat": "fickle", "addresses": ["10.0.0.2:5"] },
         });
         let peer = json!({
@@ -195,7 +203,7 @@ mod tests {
             id,
             "1 h 1 min",
             "2, 1.50 KB of 3.00 KB",
-            "refused",
+            "wss://relay through http://proxy:3128, not connected: refused",
             "connected",
             "1.2 ms",
             "behind a symmetric NAT",

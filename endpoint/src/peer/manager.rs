@@ -78,7 +78,7 @@ impl PeerManager {
     /// Starts listening to the relay and to peers.
     pub fn start(options: PeerOptions<'_>) -> io::Result<Self> {
         let (socket_end, relay_end) = relayed::queues();
-        let (signaling, outbox) = Signaling::new(&options.relay.address, relay_end);
+        let (signaling, outbox) = Signaling::new(&options.relay, relay_end);
         let local = options.socket.local_addr()?;
         let socket = options.socket.try_clone()?;
         let (quic, stun) = Quic::new(options.socket, socket_end, options.identity.clone())?;

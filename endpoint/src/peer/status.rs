@@ -75,6 +75,8 @@ pub struct RelayStatus {
     pub address: String,
     /// Whether this endpoint is registered there now.
     pub connected: bool,
+    /// HTTP proxy on the way there, without its password.
+    pub proxy: Option<String>,
     /// Why not, or why not before.
     pub last_error: Option<String>,
     /// Whether the relay carries data between endpoints that cannot reach each other. A Python relay does not.

@@ -177,7 +177,7 @@ fn every(period: Duration) -> Interval {
 }
 
 /// One address of each family.
-async fn resolve(host: &str) -> Vec<IpAddr> {
+pub(crate) async fn resolve(host: &str) -> Vec<IpAddr> {
     let found = match timeout(LOOKUP_LIMIT, lookup_host((host, 0))).await {
         Ok(Ok(found)) => found.map(|address| address.ip()).collect::<Vec<_>>(),
         Ok(Err(error)) => {

@@ -97,6 +97,9 @@ impl Home {
             .env("PROXYSTORE_HOME", self.dir.path())
             // The program must ignore it.
             .env("http_proxy", "http://127.0.0.1:1")
+            .env("ALL_PROXY", "http://127.0.0.1:1")
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY")
             .env_remove("PROXYSTORE_RELAY_TOKEN")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

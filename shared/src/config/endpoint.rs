@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
+pub use super::proxy::ProxySetting;
 use crate::EndpointId;
 use crate::directory::CONFIG_FILE;
 
@@ -187,6 +188,9 @@ pub struct PeeringConfig {
     /// Addresses at which peers reach that socket besides those that are found out: forwarded by a router, say.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<SocketAddr>,
+    /// HTTP proxy on the way to the relay; absent for what the environment says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxySetting>,
     /// To open a session with a peer, from the offer to the first byte.
     pub connect_timeout: u64,
     /// Without a byte from a peer that owes one.
@@ -201,6 +205,7 @@ impl Default for PeeringConfig {
             bind: None,
             port: 0,
             addresses: Vec::new(),
+            proxy: None,
             connect_timeout: 10,
             read_timeout: 30,
             session_idle_timeout: 300,
@@ -285,6 +290,14 @@ impl EndpointConfig {
         if self.storage.max_object_size == 0 {
             return invalid("storage.max_object_size", "must be at least 1 byte".into());
         }
+        if let Some(proxy) = &self.peering.proxy
+            && !(proxy.is_off() || proxy.as_str().starts_with("http://"))
+        {
+            // Not shown: it may hold a password.
+            let problem =
+                "reads like \"http://user:password@host:3128\", or \"none\"; there is no other kind";
+            return invalid("peering.proxy", problem.into());
+        }
         let times = [
             ("peering.connect_timeout", self.peering.connect_timeout),
             ("peering.read_timeout", self.peering.read_timeout),
@@ -352,6 +365,7 @@ mod tests {
             ("[relay.auth]\nmethod = 'magic'", "relay.auth.method"),
             ("[storage]\nmax_object_size = 0", "storage.max_object_size"),
             ("[peering]\nread_timeout = 0", "peering.read_timeout"),
+            ("[peering]\nproxy = 'socks5://x'", "peering.proxy"),
         ] {
             let config: EndpointConfig = parse(&with(line)).expect("parses");
             assert!(config.validate().expect_err(line).to_string().starts_with(key), "{line}");

@@ -1,6 +1,7 @@
 //! Configuration files: TOML, strict, with errors that say where and what instead.
 
 pub mod endpoint;
+mod proxy;
 pub mod relay;
 
 use std::path::{Path, PathBuf};
