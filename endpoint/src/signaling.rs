@@ -75,8 +75,8 @@ enum LoginError {
     Closed { code: u16, reason: String },
     #[error("the relay went away")]
     Gone,
-    #[error("the relay was silent for {} s", link::SILENCE.as_secs())]
-    Silent,
+    #[error("the relay was silent for {} s", .0.as_secs())]
+    Silent(Duration),
 }
 
 impl LoginError {
@@ -111,6 +111,7 @@ pub struct Signaling {
     status: Arc<Mutex<RelayStatus>>,
     offer: watch::Receiver<RelayOffer>,
     datagrams: watch::Receiver<bool>,
+    checks: watch::Sender<()>,
 }
 
 /// The relay's outbox is full: too many offers wait for it.
@@ -127,8 +128,9 @@ impl Signaling {
         let status = Arc::new(Mutex::new(status));
         let (offer, offered) = watch::channel(RelayOffer::default());
         let (carries, carried) = watch::channel(false);
-        let signaling = Self { outbox, status: status.clone(), offer: offered, datagrams: carried };
-        (signaling, Outbox { letters, datagrams, status, offer, carries })
+        let (checks, asked) = watch::channel(());
+        let signaling = Self { outbox, status: status.clone(), offer: offered, datagrams: carried, checks };
+        (signaling, Outbox { letters, datagrams, status, offer, carries, checks: asked })
     }
 
     /// Sends `message` as soon as the relay is connected, unless that is after `expires`.
@@ -146,6 +148,11 @@ impl Signaling {
         self.offer.clone()
     }
 
+    /// Has the connection tested now, because something makes it look dead; if it is, it is made anew.
+    pub fn check(&self) {
+        self.checks.send_replace(());
+    }
+
     /// Whether the relay carries datagrams now.
     pub fn datagrams(&self) -> watch::Receiver<bool> {
         self.datagrams.clone()
@@ -159,6 +166,7 @@ pub struct Outbox {
     status: Arc<Mutex<RelayStatus>>,
     offer: watch::Sender<RelayOffer>,
     carries: watch::Sender<bool>,
+    checks: watch::Receiver<()>,
 }
 
 impl Outbox {

@@ -248,6 +248,7 @@ impl Session {
     fn handle_datagrams(&mut self, frame: Bytes) -> Result<(), End> {
         let registered = self.registered.as_ref().map(Registered::id);
         let envelope = datagrams::decide(&frame, self.extended, registered)?;
+        // Only registered clients get here, and registering establishes the user.
         let (Some(sender), Some(user)) = (registered, &self.user) else { return Ok(()) };
         let (len, now) = (frame.len(), Instant::now());
         let Shared { clients, quotas, metrics, .. } = &*self.shared;

@@ -40,6 +40,13 @@ pub fn python() -> PathBuf {
     }
 }
 
+/// Shows what programs within the test log, if `RUST_LOG` says what to show.
+fn show_log() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    // Another test of this process may have done it.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
 /// A relay on a port of its own.
 pub async fn relay() -> Result<Relay> {
     relay_on(0).await
@@ -47,6 +54,7 @@ pub async fn relay() -> Result<Relay> {
 
 /// A relay on `port`, for tests that stop one and start it again.
 pub async fn relay_on(port: u16) -> Result<Relay> {
+    show_log();
     let mut config = RelayConfig { host: Some("127.0.0.1".into()), port, ..RelayConfig::default() };
     config.udp.ports = vec![0, 0];
     Ok(Relay::start(config).await?)

@@ -76,7 +76,10 @@ pub struct Actor {
 impl Actor {
     /// Prepares the task for `peer`.
     pub fn new(context: Arc<Context>, peer: EndpointId, commands: mpsc::Receiver<Command>) -> Self {
-        let negotiation = Negotiation::new(context.id, peer, context.config.connect_timeout());
+        let mut negotiation = Negotiation::new(context.id, peer, context.config.connect_timeout());
+        if context.known(peer).is_some() {
+            negotiation.repeat_offers();
+        }
         Self {
             context,
             peer,
@@ -264,7 +267,6 @@ impl Actor {
 
     fn describe(&mut self, kind: DescriptionKind, session: SessionId) {
         self.dial_errors.clear();
-        self.relay_dialled = false;
         let description = SessionDescription {
             kind,
             quic: Some(QuicPeer { key: self.context.key, session }),
@@ -326,6 +328,7 @@ impl Actor {
             Ok(Ok(connection)) => self.connected(connection),
             Ok(Err(error)) => {
                 debug!(peer = %self.peer, %error, "an address of the peer did not answer");
+                self.relay_dialled &= relayed::peer_at(error.address()).is_none();
                 self.dial_errors.push(error.to_string());
             }
             // Dials are aborted once a connection is chosen.
@@ -361,7 +364,7 @@ impl Actor {
     }
 
     fn adopt(&mut self, connection: ConnectionId) {
-        self.dials.abort_all();
+        self.stop_dialling();
         let Some(session) = self.sessions.get(&connection).filter(|session| !session.is_closed()) else {
             self.step(Input::Down(connection));
             return;
@@ -375,8 +378,13 @@ impl Actor {
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
+    fn stop_dialling(&mut self) {
         self.dials.abort_all();
+        self.relay_dialled = false;
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.stop_dialling();
         let error = self.explain(failure);
         warn!(peer = %self.peer, %error, "no session");
         for reply in self.waiting.drain(..) {

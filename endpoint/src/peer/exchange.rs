@@ -145,7 +145,7 @@ async fn exchange(
 }
 
 /// Returns once nothing has arrived on the connection for longer than a living peer takes.
-async fn until_silent(session: &Session) {
+pub(super) async fn until_silent(session: &Session) {
     let mut received = session.stats().udp_rx.datagrams;
     let mut heard = Instant::now();
     loop {

@@ -14,7 +14,7 @@ use proxystore_shared::config::endpoint::PeeringConfig;
 use proxystore_shared::relay_message::PeerConnection;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
@@ -109,11 +109,13 @@ impl PeerManager {
         info!(id = %context.id, key = %context.key, udp = %local, "listening for peers");
         let manager = Self { context };
         let (inbox, messages) = mpsc::channel(INBOX);
-        let stop = manager.context.stop.clone();
-        manager.spawn(finder.run(stop.clone()));
-        manager.spawn(signaling::run(options.relay, outbox, inbox, stop));
+        manager.spawn(finder.run(manager.context.stop.clone()));
+        // Peers that are reached through the relay are told of the end through it.
+        let leave_relay = CancellationToken::new();
+        manager.spawn(signaling::run(options.relay, outbox, inbox, leave_relay.clone()));
+        manager.spawn(manager.clone().watch_addresses());
         manager.spawn(manager.clone().hand_out(messages));
-        manager.spawn(manager.clone().accept());
+        manager.spawn(manager.clone().accept(leave_relay.drop_guard()));
         Ok(manager)
     }
 
@@ -221,6 +223,21 @@ impl PeerManager {
         Ok(entry.clone())
     }
 
+    /// What was connected from an address that the host no longer has, is dead and does not know it.
+    async fn watch_addresses(self) {
+        let mut addresses = self.context.addresses.clone();
+        let mut known = addresses.borrow_and_update().hosts();
+        while let Some(Ok(())) = self.context.stop.run_until_cancelled(addresses.changed()).await {
+            let current = addresses.borrow_and_update().hosts();
+            if !known.is_subset(&current) {
+                info!(lost = ?known.difference(&current).collect::<Vec<_>>(), "addresses of this host are gone");
+                self.context.quic.addresses_changed(current.clone());
+                self.context.signaling.check();
+            }
+            known = current;
+        }
+    }
+
     /// Hands out what the relay brings.
     async fn hand_out(self, mut messages: mpsc::Receiver<PeerConnection>) {
         while let Some(message) = messages.recv().await {
@@ -239,8 +256,8 @@ impl PeerManager {
         }
     }
 
-    /// Takes the connections of peers that dial us; at the end, closes all there are.
-    async fn accept(self) {
+    /// Takes the connections of peers that dial us; at the end, closes all there are, and only then leaves the relay.
+    async fn accept(self, _leave_relay: DropGuard) {
         let stop = self.context.stop.clone();
         while let Some(Some(incoming)) = stop.run_until_cancelled(self.context.quic.accept()).await {
             self.spawn(self.clone().greet(incoming));

@@ -19,6 +19,10 @@ use super::PeerError;
 /// How long a connection that was not chosen is kept: the peer's choice may still be on its way.
 const SPARE_GRACE: Duration = Duration::from_secs(3);
 
+/// An offer that is not answered for this long is made again: the peer may have been restarting when it came. Answers
+/// take a round trip or two.
+const REPEAT: Duration = Duration::from_secs(2);
+
 /// Names a connection within this process.
 pub type ConnectionId = usize;
 
@@ -108,6 +112,8 @@ struct Attempt {
     role: Role,
     session: SessionId,
     deadline: Instant,
+    /// When the offer is made again.
+    repeat: Option<Instant>,
     stage: Stage,
     /// Connections that came up and wait for the peer's choice.
     up: Vec<ConnectionId>,
@@ -119,7 +125,10 @@ pub struct Negotiation {
     us: EndpointId,
     peer: EndpointId,
     timeout: Duration,
+    repeats: bool,
     attempt: Option<Attempt>,
+    /// The last offer that was answered. It may be made again.
+    answered: Option<SessionId>,
     in_use: Option<ConnectionId>,
     /// Our offer, when a connection came up before its answer did, and until when that is remembered. The relay keeps
     /// order, so an offer of the peer that arrives before its answer was made before it saw ours: it is void.
@@ -131,7 +140,22 @@ pub struct Negotiation {
 impl Negotiation {
     /// Nothing has happened yet. An attempt is given up after `timeout`.
     pub fn new(us: EndpointId, peer: EndpointId, timeout: Duration) -> Self {
-        Self { us, peer, timeout, attempt: None, in_use: None, unanswered: None, spare: Vec::new() }
+        Self {
+            us,
+            peer,
+            timeout,
+            repeats: false,
+            attempt: None,
+            answered: None,
+            in_use: None,
+            unanswered: None,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Lets unanswered offers be made again. Only for peers of this project: a second offer can end a Python endpoint.
+    pub fn repeat_offers(&mut self) {
+        self.repeats = true;
     }
 
     /// The connection that serves requests.
@@ -146,8 +170,9 @@ impl Negotiation {
 
     /// When [`Input::Tick`] must come at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        let spare = self.spare.iter().map(|(_, close_at)| *close_at).min();
-        self.attempt.as_ref().map(|attempt| attempt.deadline).into_iter().chain(spare).min()
+        let spare = self.spare.iter().map(|(_, close_at)| *close_at);
+        let attempt = self.attempt.iter().flat_map(|attempt| [Some(attempt.deadline), attempt.repeat]);
+        attempt.flatten().chain(spare).min()
     }
 
     /// The session that an answer, or the relay's refusal, must name to count.
@@ -179,15 +204,20 @@ impl Negotiation {
 
     fn begin(&mut self, now: Instant, role: Role, session: SessionId, stage: Stage) {
         let deadline = now + self.timeout;
-        self.attempt = Some(Attempt { role, session, deadline, stage, up: Vec::new() });
+        let repeat = (self.repeats && role == Role::Offerer).then_some(now + REPEAT);
+        self.attempt = Some(Attempt { role, session, deadline, repeat, stage, up: Vec::new() });
     }
 
     fn offer(&mut self, now: Instant, session: SessionId, counterpart: Counterpart) -> Vec<Action> {
+        if self.answered == Some(session) {
+            return vec![Action::SendAnswer(session)];
+        }
         let crossed = self.offered().is_some() || self.unanswered.is_some_and(|(_, until)| now < until);
         if crossed && self.us < self.peer {
             return Vec::new();
         }
         let mut actions = self.abandon();
+        self.answered = Some(session);
         self.begin(now, Role::Answerer, session, Stage::Unreachable);
         actions.extend([Action::SendAnswer(session), Action::Dial(counterpart)]);
         actions
@@ -206,6 +236,7 @@ impl Negotiation {
         }
         if let Some(attempt) = &mut self.attempt {
             attempt.stage = Stage::Unreachable;
+            attempt.repeat = None;
         }
         vec![Action::Dial(counterpart)]
     }
@@ -264,6 +295,12 @@ impl Negotiation {
         self.spare = spare;
         let mut actions: Vec<Action> =
             due.into_iter().map(|(connection, _)| Action::Close(connection)).collect();
+        if let Some(attempt) = &mut self.attempt
+            && attempt.repeat.is_some_and(|repeat| repeat <= now)
+        {
+            attempt.repeat = Some(now + REPEAT);
+            actions.push(Action::SendOffer(attempt.session));
+        }
         if let Some(attempt) = self.attempt.as_ref().filter(|attempt| now >= attempt.deadline) {
             let stage = attempt.stage;
             actions.extend(self.fail(Failure::Timeout(stage)));

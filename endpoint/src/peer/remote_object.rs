@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::PeerError;
-use super::exchange::{Reply, unless_refused};
+use super::exchange::{Reply, unless_refused, until_silent};
 use super::manager::PeerManager;
 use super::session::{Busy, Session};
 use super::wire::{self, receive_bytes};
@@ -90,7 +90,12 @@ impl RemoteObject {
         let limit = self.peers.context.config.read_timeout();
         let mut lease = self.lease.lock().await.clone();
         for _ in 0..RETRIES {
-            match fetch(&lease, index, self.group_len(index), limit).await {
+            let fetched = tokio::select! {
+                biased;
+                fetched = fetch(&lease, index, self.group_len(index), limit) => fetched,
+                () = until_silent(lease.session()) => Err(PeerError::Lost("the peer was silent".into())),
+            };
+            match fetched {
                 Ok(group) => return Ok(group),
                 Err(PeerError::Lost(_)) => lease = self.renew(&lease).await?,
                 Err(error) => return Err(error),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use proxystore_shared::relay_message::{PeerConnection, RelayMessage};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{self, Interval, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,10 @@ use crate::transport::relayed::{Arrivals, Departures, RelayEnd};
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Without any frame from the relay before the connection counts as lost.
-pub const SILENCE: Duration = Duration::from_secs(50);
+const SILENCE: Duration = Duration::from_secs(50);
+
+/// Without an answer to a ping while something makes the connection look dead.
+const CHECK_LIMIT: Duration = Duration::from_secs(2);
 
 /// To hand something to the relay.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,10 +40,12 @@ pub async fn converse(
     let heard = Mutex::new(Instant::now());
     let (mut sink, mut stream) = socket.split();
     let carrying = async {
-        let Outbox { letters, datagrams: RelayEnd { departures, arrivals, .. }, .. } = outbox;
+        let Outbox { letters, datagrams: RelayEnd { departures, arrivals, .. }, checks, .. } = outbox;
+        let mut work = Work { letters, departures, checks: checks.clone(), ping: pings() };
         tokio::select! {
             error = read(&mut stream, inbox, arrivals, &heard) => Some(error),
-            error = write(&mut sink, letters, departures, &heard) => error,
+            error = write(&mut sink, &mut work, &heard) => error,
+            error = check(checks, &heard) => Some(error),
         }
     };
     let outcome = tokio::select! {
@@ -98,48 +103,74 @@ fn receive(
     Ok(())
 }
 
-/// Messages go before datagrams. Ends without an error once there is nobody left to send for.
-async fn write(
-    sink: &mut SplitSink<Socket, Message>,
-    letters: &mut mpsc::Receiver<Letter>,
-    departures: &mut Departures,
-    heard: &Heard,
-) -> Option<LoginError> {
-    let mut ping = time::interval(PING_INTERVAL);
-    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Gives the connection up when a check finds it silent.
+async fn check(checks: &mut watch::Receiver<()>, heard: &Heard) -> LoginError {
+    // Those of an earlier connection.
+    checks.mark_unchanged();
     loop {
-        let message = match next_message(letters, departures, &mut ping).await? {
-            Message::Ping(_) if is_silent(heard) => return Some(LoginError::Silent),
-            message => message,
-        };
-        match time::timeout(SEND_TIMEOUT, send(sink, message, departures)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Some(error.into()),
-            Err(_) => return Some(LoginError::Silent),
+        // Nobody is left to ask for a check only when the endpoint stops.
+        if checks.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        time::sleep(CHECK_LIMIT).await;
+        if silence(heard) >= CHECK_LIMIT {
+            return LoginError::Silent(CHECK_LIMIT);
         }
     }
 }
 
-fn is_silent(heard: &Heard) -> bool {
-    heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > SILENCE
+fn silence(heard: &Heard) -> Duration {
+    heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
 }
 
-async fn next_message(
-    letters: &mut mpsc::Receiver<Letter>,
-    departures: &mut Departures,
-    ping: &mut Interval,
-) -> Option<Message> {
-    loop {
-        tokio::select! {
-            biased;
-            _ = ping.tick() => return Some(Message::Ping(Default::default())),
-            letter = letters.recv() => {
-                let Letter { message, expires } = letter?;
-                if expires > Instant::now() {
-                    return Some(Message::text(RelayMessage::PeerConnection(message).encode()));
+/// What there is to write.
+struct Work<'a> {
+    letters: &'a mut mpsc::Receiver<Letter>,
+    departures: &'a mut Departures,
+    checks: watch::Receiver<()>,
+    ping: Interval,
+}
+
+fn pings() -> Interval {
+    let mut ping = time::interval(PING_INTERVAL);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ping
+}
+
+impl Work<'_> {
+    /// The next message; none once there is nobody left to send for. Messages go before datagrams.
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.ping.tick() => return Some(Message::Ping(Default::default())),
+                Ok(()) = self.checks.changed() => return Some(Message::Ping(Default::default())),
+                letter = self.letters.recv() => {
+                    let Letter { message, expires } = letter?;
+                    if expires > Instant::now() {
+                        return Some(Message::text(RelayMessage::PeerConnection(message).encode()));
+                    }
                 }
+                frame = self.departures.next() => return frame.map(Message::Binary),
             }
-            frame = departures.next() => return frame.map(Message::Binary),
+        }
+    }
+}
+
+async fn write(
+    sink: &mut SplitSink<Socket, Message>,
+    work: &mut Work<'_>,
+    heard: &Heard,
+) -> Option<LoginError> {
+    loop {
+        let message = work.next().await?;
+        if silence(heard) > SILENCE {
+            return Some(LoginError::Silent(SILENCE));
+        }
+        match time::timeout(SEND_TIMEOUT, send(sink, message, work.departures)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Some(error.into()),
+            Err(_) => return Some(LoginError::Silent(SEND_TIMEOUT)),
         }
     }
 }

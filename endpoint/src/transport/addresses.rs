@@ -4,7 +4,7 @@
 //! One task owns the list and publishes it. Nothing waits for it: sessions are opened with what is known, and told of
 //! what becomes known later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,14 @@ pub struct LocalAddresses {
     pub candidates: Vec<Candidate>,
     /// What is between us and them.
     pub nat: Nat,
+}
+
+impl LocalAddresses {
+    /// The host's own.
+    pub fn hosts(&self) -> BTreeSet<IpAddr> {
+        let hosts = self.candidates.iter().filter(|candidate| candidate.kind == CandidateKind::Host);
+        hosts.map(|candidate| candidate.address.ip()).collect()
+    }
 }
 
 /// What questions to the relay's UDP ports told about the network (mapping behaviour in the terms of RFC 5780).

@@ -2,21 +2,22 @@
 //!
 //! The crate is `noq`, the maintained fork of quinn (`docs/decisions/0001-noq.md`).
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use noq::congestion::Bbr3Config;
 use noq::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use noq::{
-    ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig,
-    Runtime as _, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, Connection, Endpoint, EndpointConfig, FourTuple, IdleTimeout, Incoming, MtuDiscoveryConfig,
+    NetworkChangeHint, PathId, Runtime as _, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use proxystore_shared::digest::GROUP_LEN;
 use tokio::sync::mpsc;
 
-use super::relayed::SocketEnd;
+use super::relayed::{self, SocketEnd};
 use super::shared_socket::{SharedSocket, StunArrival, mapped};
 use super::tls::{self, Expected};
 use crate::identity::Identity;
@@ -63,8 +64,13 @@ const MAX_INCOMING: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// TLS could not be set up: a bug, or a key that does not sign.
-    #[error("cannot set up TLS: {0}")]
-    Tls(#[from] rustls::Error),
+    #[error("cannot dial {address}: TLS cannot be set up: {error}")]
+    Tls {
+        /// Where to.
+        address: SocketAddr,
+        /// What TLS said.
+        error: rustls::Error,
+    },
     /// The address cannot be dialled.
     #[error("cannot dial {address}: {reason}")]
     Address {
@@ -81,6 +87,17 @@ pub enum ConnectError {
         /// What QUIC said.
         error: noq::ConnectionError,
     },
+}
+
+impl ConnectError {
+    /// Where to.
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Tls { address, .. } | Self::Address { address, .. } | Self::Failed { address, .. } => {
+                *address
+            }
+        }
+    }
 }
 
 /// QUIC bound to the endpoint's socket and key.
@@ -113,8 +130,10 @@ impl Quic {
 
     /// Connects to `address` and accepts only the `expected` peer there. The caller bounds the time.
     pub async fn dial(&self, address: SocketAddr, expected: Expected) -> Result<Connection, ConnectError> {
-        let crypto = QuicClientConfig::try_from(tls::client_config(&self.identity, expected)?)
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let crypto = tls::client_config(&self.identity, expected).and_then(|config| {
+            QuicClientConfig::try_from(config).map_err(|error| rustls::Error::General(error.to_string()))
+        });
+        let crypto = crypto.map_err(|error| ConnectError::Tls { address, error })?;
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(self.transport.clone());
         let connecting = self
@@ -122,6 +141,11 @@ impl Quic {
             .connect_with(config, mapped(address), tls::SERVER_NAME)
             .map_err(|error| ConnectError::Address { address, reason: error.to_string() })?;
         connecting.await.map_err(|error| ConnectError::Failed { address, error })
+    }
+
+    /// The host has these addresses only from now on: paths from others are opened anew, the rest looked after.
+    pub fn addresses_changed(&self, ours: BTreeSet<IpAddr>) {
+        self.endpoint.handle_network_change(Some(Arc::new(Ours(ours))));
     }
 
     /// The next peer that dials us; none once closed.
@@ -134,6 +158,17 @@ impl Quic {
         self.endpoint.close(CloseCode::Stopping.into(), b"the endpoint is stopping");
         // Whoever has not been told by then finds out by silence.
         let _ = tokio::time::timeout(grace, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// The addresses that the host still has.
+#[derive(Debug)]
+struct Ours(BTreeSet<IpAddr>);
+
+impl NetworkChangeHint for Ours {
+    fn is_path_recoverable(&self, _: PathId, path: FourTuple) -> bool {
+        let through_relay = relayed::peer_at(path.remote()).is_some();
+        through_relay || path.local_ip().is_none_or(|ip| self.0.contains(&ip.to_canonical()))
     }
 }
 

@@ -236,3 +236,26 @@ proptest! {
         prop_assert!(!a.is_trying() && !b.is_trying());
     }
 }
+
+#[test]
+fn an_unanswered_offer_is_made_again_to_peers_that_bear_it() {
+    let mut side = Side::new(1, 2);
+    side.negotiation.repeat_offers();
+    assert_eq!(side.on(Input::Wanted(session(1))), ["offer"]);
+    assert_eq!(side.after(REPEAT), ["offer"]);
+    assert_eq!(side.after(REPEAT), ["offer"]);
+    assert_eq!(side.on(Input::Answer(session(1), counterpart())), ["dial"]);
+    assert!(side.after(REPEAT).is_empty(), "answered");
+    let mut python = Side::new(1, 2);
+    python.on(Input::Wanted(session(1)));
+    assert!(python.after(REPEAT).is_empty(), "a Python endpoint must get one offer only");
+}
+
+#[test]
+fn an_offer_that_was_answered_is_only_answered_again() {
+    let mut side = Side::new(2, 1);
+    assert_eq!(side.on(Input::Offer(session(5), counterpart())), ["answer", "dial"]);
+    assert_eq!(side.on(Input::Offer(session(5), counterpart())), ["answer"]);
+    side.on(Input::Nominated(7));
+    assert_eq!(side.on(Input::Offer(session(5), counterpart())), ["answer"]);
+}

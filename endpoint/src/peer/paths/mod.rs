@@ -22,6 +22,7 @@ use self::policy::{Action, Input, Kind, Measured, PathPolicy};
 use super::context::Context;
 use super::session::{PathView, Session};
 use super::status::PathKind;
+use crate::signaling::Signaling;
 use crate::transport::addresses::LocalAddresses;
 use crate::transport::quic::{KEEP_ALIVE, MAX_CANDIDATES, MAX_IDLE};
 use crate::transport::relayed;
@@ -60,6 +61,7 @@ struct Paths {
     open: BTreeSet<PathId>,
     announced: BTreeSet<SocketAddr>,
     addresses: watch::Receiver<LocalAddresses>,
+    signaling: Signaling,
     relay: watch::Receiver<bool>,
     events: PathEvents,
     updates: NatTraversalUpdates,
@@ -77,6 +79,7 @@ impl Paths {
             open: BTreeSet::new(),
             announced: BTreeSet::new(),
             addresses: context.addresses.clone(),
+            signaling: context.signaling.clone(),
             relay,
             events: connection.path_events(),
             updates: connection.nat_traversal_updates(),
@@ -200,6 +203,7 @@ impl Paths {
                 Ok(probed) => debug!(peer = %self.peer, ?probed, "looking for a direct path"),
                 Err(error) => debug!(peer = %self.peer, %error, "cannot look for a direct path"),
             },
+            Action::CheckRelay => self.signaling.check(),
             Action::OpenRelayed => {
                 let address = relayed::address_of(self.peer);
                 // Its outcome is an event.

@@ -100,6 +100,8 @@ pub enum Action {
     StartRound,
     /// Open the path through the relay.
     OpenRelayed,
+    /// Find out whether the connection to the relay is alive.
+    CheckRelay,
 }
 
 #[derive(Debug)]
@@ -266,8 +268,11 @@ impl PathPolicy {
         let silence = now.duration_since(path.waiting_since?);
         let limit = path.kind.stall() + 3 * measured.round_trip;
         if silence > limit {
-            path.stalled = true;
-            if path.kind == Kind::Direct && others {
+            let known = std::mem::replace(&mut path.stalled, true);
+            if path.kind == Kind::Relayed {
+                return (!known).then_some(Action::CheckRelay);
+            }
+            if others {
                 self.closed(number);
                 return Some(Action::Close(number));
             }
