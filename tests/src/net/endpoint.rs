@@ -68,15 +68,13 @@ pub enum PathKind {
     Relayed,
 }
 
-/// An object, and how long it took.
+/// An object, and how long it was in coming.
 #[derive(Debug)]
 pub struct Fetched {
     /// Its bytes.
     pub bytes: Bytes,
     /// From the request to the first byte.
     pub first_byte: Duration,
-    /// From the request to the last byte.
-    pub last_byte: Duration,
 }
 
 impl Endpoint {
@@ -160,8 +158,7 @@ impl Endpoint {
                 first_byte.get_or_insert(start.elapsed());
                 bytes.extend_from_slice(&chunk);
             }
-            let last_byte = start.elapsed();
-            Ok(Fetched { bytes: bytes.into(), first_byte: first_byte.unwrap_or(last_byte), last_byte })
+            Ok(Fetched { bytes: bytes.into(), first_byte: first_byte.unwrap_or_else(|| start.elapsed()) })
         })
         .await
     }

@@ -6,9 +6,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use futures_util::future::join_all;
 use proxystore_tests::net::PathKind::{Direct, Relayed};
-use proxystore_tests::net::{self, Fetched, Home, Nat, Pair, PairBuilder, PathKind, Plan, ProxyLogin, Stack};
+use proxystore_tests::net::{self, Home, Nat, Pair, PairBuilder, PathKind, Plan, ProxyLogin, Stack};
 use proxystore_tests::noise;
 
 use crate::report::{self, Measured, keep_logs};
@@ -42,36 +43,30 @@ impl Cell {
     async fn run(self) -> Result<Measured> {
         let name = self.name();
         let pair = self.pair.start().await.context(name.clone())?;
-        let result = tokio::try_join!(exchange(&pair), settle(&pair, self.expected));
+        let objects = [noise(SMALL, 1), noise(LARGE, 2)];
+        pair.b.endpoint.put("small", None, objects[0].clone()).await?;
+        pair.b.endpoint.put("large", None, objects[1].clone()).await?;
+        let result = tokio::try_join!(exchange(&pair, objects), settle(&pair, self.expected));
         if result.is_err() {
             keep_logs(&name, &pair.logs())?;
         }
-        let ((small, large), direct_after) = result.context(name)?;
-        Ok(Measured {
-            a: self.a,
-            b: self.b,
-            path: self.expected,
-            first_byte: small.first_byte,
-            direct_after,
-            throughput: LARGE as f64 / 1e6 / large.last_byte.as_secs_f64(),
-        })
+        let (first_byte, direct_after) = result.context(name)?;
+        Ok(Measured { a: self.a, b: self.b, path: self.expected, first_byte, direct_after })
     }
 }
 
-/// Fetches at A what is at B, then stores at B through A.
-async fn exchange(pair: &Pair) -> Result<(Fetched, Fetched)> {
+/// Fetches at A what is at B, then stores at B through A. Returns the time to the very first byte.
+async fn exchange(pair: &Pair, [small, large]: [Bytes; 2]) -> Result<Duration> {
     let (a, b) = (&pair.a.endpoint, &pair.b.endpoint);
-    let objects = [noise(SMALL, 1), noise(LARGE, 2)];
-    b.put("small", None, objects[0].clone()).await?;
-    b.put("large", None, objects[1].clone()).await?;
-    let small = a.get("small", Some(b.id)).await.context("fetching the small object")?;
-    let large = a.get("large", Some(b.id)).await.context("fetching the large object")?;
-    ensure!(small.bytes == objects[0] && large.bytes == objects[1], "other bytes than those stored");
-    for (name, object) in ["small from a", "large from a"].iter().zip(objects) {
-        a.put(name, Some(b.id), object.clone()).await.with_context(|| format!("storing the {name}"))?;
-        ensure!(b.get(name, None).await?.bytes == object, "other bytes stored than those sent: {name}");
+    let first = a.get("small", Some(b.id)).await.context("fetching the small object")?;
+    ensure!(first.bytes == small, "another small object than was stored");
+    let fetched = a.get("large", Some(b.id)).await.context("fetching the large object")?;
+    ensure!(fetched.bytes == large, "another large object than was stored");
+    for object in [small, large] {
+        a.put("from a", Some(b.id), object.clone()).await.context("storing an object")?;
+        ensure!(b.get("from a", None).await?.bytes == object, "another object is stored than was sent");
     }
-    Ok((small, large))
+    Ok(first.first_byte)
 }
 
 /// Waits until both use the expected path; if that is the direct one, says how long it took them. Where there is none,

@@ -18,19 +18,16 @@ pub struct Measured {
     pub first_byte: Duration,
     /// From the first request on.
     pub direct_after: Option<Duration>,
-    /// For the large object, in megabytes a second.
-    pub throughput: f64,
 }
 
 /// Writes the table to `networks.md` in the target folder.
 pub fn write(measured: &[Measured]) -> Result<()> {
-    let mut table = String::from(
-        "| A | B | path | first byte, ms | direct after, ms | 20 MB, MB/s |\n|---|---|---|--:|--:|--:|\n",
-    );
-    for Measured { a, b, path, first_byte, direct_after, throughput } in measured {
+    let mut table =
+        String::from("| A | B | path | first byte, ms | direct after, ms |\n|---|---|---|--:|--:|\n");
+    for Measured { a, b, path, first_byte, direct_after } in measured {
         let path = if *path == PathKind::Direct { "direct" } else { "relayed" };
         let direct = direct_after.map_or("–".into(), |time| time.as_millis().to_string());
-        writeln!(table, "| {a} | {b} | {path} | {} | {direct} | {throughput:.0} |", first_byte.as_millis())?;
+        writeln!(table, "| {a} | {b} | {path} | {} | {direct} |", first_byte.as_millis())?;
     }
     Ok(fs::write(target()?.join("networks.md"), table)?)
 }
