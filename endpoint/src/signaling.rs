@@ -1,8 +1,9 @@
-//! The connection to the relay: registers, carries offers and answers, comes back when it is lost.
+//! The connection to the relay: registers, carries offers, answers and datagrams, comes back when it is lost.
 //!
-//! One task owns the websocket. Losing it disturbs no session: sessions run between endpoints.
+//! One task owns the websocket ([`link`]). Losing it disturbs no session that has another path.
 
 pub mod backoff;
+mod link;
 mod unverified;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,34 +12,28 @@ use std::time::{Duration, Instant};
 use futures_util::{SinkExt as _, StreamExt as _};
 use proxystore_shared::EndpointId;
 use proxystore_shared::relay_message::{PeerConnection, Registration, RelayMessage, Response, is_final};
+use proxystore_shared::relayed::{HEADER, RelayOffer, SUBPROTOCOL};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio::time::{self, MissedTickBehavior};
+use tokio::sync::{mpsc, watch};
+use tokio::time;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
+use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::peer::RelayStatus;
 use crate::signaling::backoff::Backoff;
+use crate::transport::relayed::RelayEnd;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// For the TCP connection, TLS, the upgrade and the registration together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Between pings: below the minute after which common NATs forget an idle connection.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-
-/// Without any frame from the relay before the connection counts as lost.
-const SILENCE: Duration = Duration::from_secs(50);
-
-/// To hand one message to the relay.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Messages that wait for the relay; one more is refused.
 const OUTBOX: usize = 256;
@@ -80,11 +75,18 @@ enum LoginError {
     Closed { code: u16, reason: String },
     #[error("the relay went away")]
     Gone,
-    #[error("the relay was silent for {} s", SILENCE.as_secs())]
+    #[error("the relay was silent for {} s", link::SILENCE.as_secs())]
     Silent,
 }
 
 impl LoginError {
+    /// A relay without our sub-protocol, such as Python's. The websocket library takes that for a failure.
+    fn is_plain_relay(&self) -> bool {
+        let Self::Socket(error) = self else { return false };
+        let no_protocol = ProtocolError::SecWebSocketSubProtocolError(SubProtocolError::NoSubProtocol);
+        matches!(&**error, tungstenite::Error::Protocol(error) if *error == no_protocol)
+    }
+
     fn is_final(&self) -> bool {
         matches!(self, Self::Malformed(_)) || matches!(self, Self::Closed { code, .. } if is_final(*code))
     }
@@ -102,11 +104,13 @@ struct Letter {
     expires: Instant,
 }
 
-/// Sends through the relay, and knows whether there is one.
+/// Sends through the relay, and knows whether there is one and what it offers.
 #[derive(Clone)]
 pub struct Signaling {
     outbox: mpsc::Sender<Letter>,
     status: Arc<Mutex<RelayStatus>>,
+    offer: watch::Receiver<RelayOffer>,
+    datagrams: watch::Receiver<bool>,
 }
 
 /// The relay's outbox is full: too many offers wait for it.
@@ -116,11 +120,15 @@ pub struct OutboxFull;
 
 impl Signaling {
     /// Prepares a connection; [`run`] makes it.
-    pub fn new(address: &str) -> (Self, Outbox) {
+    pub fn new(address: &str, datagrams: RelayEnd) -> (Self, Outbox) {
         let (outbox, letters) = mpsc::channel(OUTBOX);
-        let status = RelayStatus { address: address.to_owned(), connected: false, last_error: None };
+        let status =
+            RelayStatus { address: address.to_owned(), connected: false, last_error: None, datagrams: false };
         let status = Arc::new(Mutex::new(status));
-        (Self { outbox, status: status.clone() }, Outbox { letters, status })
+        let (offer, offered) = watch::channel(RelayOffer::default());
+        let (carries, carried) = watch::channel(false);
+        let signaling = Self { outbox, status: status.clone(), offer: offered, datagrams: carried };
+        (signaling, Outbox { letters, datagrams, status, offer, carries })
     }
 
     /// Sends `message` as soon as the relay is connected, unless that is after `expires`.
@@ -132,19 +140,46 @@ impl Signaling {
     pub fn status(&self) -> RelayStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// What the relay said that it offers when it was last connected.
+    pub fn offer(&self) -> watch::Receiver<RelayOffer> {
+        self.offer.clone()
+    }
+
+    /// Whether the relay carries datagrams now.
+    pub fn datagrams(&self) -> watch::Receiver<bool> {
+        self.datagrams.clone()
+    }
 }
 
 /// The other end of [`Signaling`], for [`run`].
 pub struct Outbox {
     letters: mpsc::Receiver<Letter>,
+    datagrams: RelayEnd,
     status: Arc<Mutex<RelayStatus>>,
+    offer: watch::Sender<RelayOffer>,
+    carries: watch::Sender<bool>,
 }
 
 impl Outbox {
-    fn set_status(&self, connected: bool, error: Option<String>) {
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.connected = connected;
-        status.last_error = error;
+    fn connected(&mut self, offer: RelayOffer) {
+        self.set_status(true, None, offer.datagrams);
+        self.offer.send_replace(offer);
+    }
+
+    fn disconnected(&mut self, error: String) {
+        self.set_status(false, Some(error), false);
+    }
+
+    fn set_status(&mut self, connected: bool, error: Option<String>, datagrams: bool) {
+        {
+            let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            status.connected = connected;
+            status.last_error = error;
+            status.datagrams = datagrams;
+        }
+        self.datagrams.set_open(datagrams);
+        self.carries.send_if_modified(|carries| std::mem::replace(carries, datagrams) != datagrams);
     }
 }
 
@@ -163,11 +198,11 @@ pub async fn run(
             outcome = time::timeout(CONNECT_TIMEOUT, register(&login)) => outcome,
         };
         let error = match outcome {
-            Ok(Ok(socket)) => {
-                info!(relay = %login.address, "registered with the relay");
-                outbox.set_status(true, None);
+            Ok(Ok((socket, offer))) => {
+                info!(relay = %login.address, datagrams = offer.datagrams, "registered with the relay");
+                outbox.connected(offer);
                 backoff.reset();
-                match converse(socket, &mut outbox, &inbox, &stop).await {
+                match link::converse(socket, &mut outbox, &inbox, &stop).await {
                     Some(error) => error,
                     None => return,
                 }
@@ -175,7 +210,7 @@ pub async fn run(
             Ok(Err(error)) => error,
             Err(_) => LoginError::Timeout,
         };
-        outbox.set_status(false, Some(error.to_string()));
+        outbox.disconnected(error.to_string());
         if error.is_final() {
             warn!(relay = %login.address, %error, "not connecting to the relay again");
             return;
@@ -189,7 +224,31 @@ pub async fn run(
     }
 }
 
-async fn register(login: &RelayLogin) -> Result<Socket, LoginError> {
+/// The host in a relay's address.
+pub fn host_of(address: &str) -> Option<String> {
+    let uri: Uri = address.parse().ok()?;
+    // An IPv6 address stands in brackets.
+    uri.host().map(|host| host.trim_matches(['[', ']']).to_owned())
+}
+
+async fn register(login: &RelayLogin) -> Result<(Socket, RelayOffer), LoginError> {
+    let (mut socket, offer) = match open(login, true).await {
+        Err(error) if error.is_plain_relay() => open(login, false).await?,
+        outcome => outcome?,
+    };
+    let registration = Registration { name: login.name.clone(), uuid: login.id };
+    socket.send(Message::text(RelayMessage::RelayRegistration(registration).encode())).await?;
+    loop {
+        match socket.next().await.ok_or(LoginError::Gone)?? {
+            Message::Text(text) => return accepted(&text).map(|()| (socket, offer)),
+            Message::Close(frame) => return Err(closed(frame)),
+            _ => {}
+        }
+    }
+}
+
+/// Opens the websocket; `extended` asks for what goes beyond Python's protocol.
+async fn open(login: &RelayLogin, extended: bool) -> Result<(Socket, RelayOffer), LoginError> {
     let malformed = |error: String| LoginError::Malformed(error);
     let mut request =
         login.address.as_str().into_client_request().map_err(|error| malformed(error.to_string()))?;
@@ -199,20 +258,15 @@ async fn register(login: &RelayLogin) -> Result<Socket, LoginError> {
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
     }
+    if extended {
+        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
     let config =
         WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     let connector = connector(login)?;
-    let (mut socket, _response) =
-        connect_async_tls_with_config(request, Some(config), true, connector).await?;
-    let registration = Registration { name: login.name.clone(), uuid: login.id };
-    socket.send(Message::text(RelayMessage::RelayRegistration(registration).encode())).await?;
-    loop {
-        match socket.next().await.ok_or(LoginError::Gone)?? {
-            Message::Text(text) => return accepted(&text).map(|()| socket),
-            Message::Close(frame) => return Err(closed(frame)),
-            _ => {}
-        }
-    }
+    let (socket, response) = connect_async_tls_with_config(request, Some(config), true, connector).await?;
+    let offer = response.headers().get(HEADER).and_then(|value| value.to_str().ok());
+    Ok((socket, offer.map(RelayOffer::decode).unwrap_or_default()))
 }
 
 fn accepted(text: &str) -> Result<(), LoginError> {
@@ -239,70 +293,4 @@ fn connector(login: &RelayLogin) -> Result<Option<Connector>, LoginError> {
         return Ok(None);
     }
     Ok(Some(Connector::Rustls(Arc::new(unverified::client_config()?))))
-}
-
-/// Carries messages both ways until the connection fails; none when asked to stop.
-async fn converse(
-    mut socket: Socket,
-    outbox: &mut Outbox,
-    inbox: &mpsc::Sender<PeerConnection>,
-    stop: &CancellationToken,
-) -> Option<LoginError> {
-    let mut ping = time::interval(PING_INTERVAL);
-    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard = Instant::now();
-    loop {
-        let send = tokio::select! {
-            () = stop.cancelled() => {
-                // The relay forgets us sooner if told; it is no loss if it is not.
-                let _ = time::timeout(SEND_TIMEOUT, socket.close(None)).await;
-                return None;
-            }
-            frame = socket.next() => {
-                heard = Instant::now();
-                match receive(frame, inbox) {
-                    Ok(()) => continue,
-                    Err(error) => return Some(error),
-                }
-            }
-            _ = ping.tick() => {
-                if heard.elapsed() > SILENCE {
-                    return Some(LoginError::Silent);
-                }
-                Message::Ping(Default::default())
-            }
-            letter = outbox.letters.recv() => match letter {
-                Some(letter) if letter.expires > Instant::now() => {
-                    Message::text(RelayMessage::PeerConnection(letter.message).encode())
-                }
-                Some(_) => continue,
-                None => return None,
-            },
-        };
-        match time::timeout(SEND_TIMEOUT, socket.send(send)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Some(error.into()),
-            Err(_) => return Some(LoginError::Silent),
-        }
-    }
-}
-
-fn receive(
-    frame: Option<Result<Message, tungstenite::Error>>,
-    inbox: &mpsc::Sender<PeerConnection>,
-) -> Result<(), LoginError> {
-    match frame.ok_or(LoginError::Gone)?? {
-        Message::Text(text) => match RelayMessage::decode(&text) {
-            Ok(RelayMessage::PeerConnection(message)) => {
-                if inbox.try_send(message).is_err() {
-                    warn!("more offers arrive than can be answered; one was dropped");
-                }
-            }
-            Ok(other) => debug!(?other, "unexpected message from the relay"),
-            Err(error) => warn!(%error, "the relay sent something else than a message; skipped"),
-        },
-        Message::Close(frame) => return Err(closed(frame)),
-        _ => {}
-    }
-    Ok(())
 }

@@ -15,7 +15,7 @@ use crate::close::Close;
 use introspection::Introspector;
 
 /// Owner of clients; sessions of one user reach each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum User {
     /// Everyone, where there is no authentication.
     Anyone,

@@ -5,18 +5,18 @@
 //! was registered, so that a session that ends late never removes its successor.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use proxystore_shared::EndpointId;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::auth::User;
 use crate::close::Close;
+use crate::datagrams::Dropped;
+use crate::outbox::{Full, Outbox, Room};
 use crate::routing::{self, Undeliverable};
 
 /// Names are for people and logs: what is longer is cut, so that a client cannot make the registry large.
@@ -25,41 +25,6 @@ const MAX_NAME_CHARS: usize = 64;
 /// Tells sessions apart that register the same endpoint one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionId(pub u64);
-
-/// Ends a session from outside, once: the first reason stays.
-#[derive(Debug, Default)]
-pub struct Kick {
-    reason: OnceLock<Close>,
-    kicked: Notify,
-}
-
-impl Kick {
-    /// Asks the session to end with `close`.
-    pub fn kick(&self, close: Close) {
-        // A session that is being closed already needs no second reason.
-        let _ = self.reason.set(close);
-        self.kicked.notify_one();
-    }
-
-    /// Waits for [`Kick::kick`]. Only the session's own task waits.
-    pub async fn kicked(&self) -> Close {
-        loop {
-            if let Some(close) = self.reason.get() {
-                return close.clone();
-            }
-            self.kicked.notified().await;
-        }
-    }
-}
-
-/// How others reach a session.
-#[derive(Debug, Clone)]
-pub struct Outbox {
-    /// Messages for the client.
-    pub queue: mpsc::Sender<Utf8Bytes>,
-    /// Ends the session.
-    pub kick: Arc<Kick>,
-}
 
 /// A registered client.
 #[derive(Debug)]
@@ -72,8 +37,10 @@ pub struct Client {
     pub name: String,
     /// Where it connected from.
     pub address: SocketAddr,
+    /// Whether it asked for datagrams.
+    pub extended: bool,
     /// How to reach it.
-    pub outbox: Outbox,
+    pub outbox: Arc<Outbox>,
 }
 
 /// The id belongs to another user.
@@ -82,13 +49,24 @@ pub struct Client {
 pub struct Refused(EndpointId);
 
 /// The registered clients of one relay.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Clients {
     by_id: DashMap<EndpointId, Client>,
     connections: AtomicU64,
+    room: Arc<Room>,
 }
 
 impl Clients {
+    /// Nobody yet, and `room` for what will wait for them.
+    pub fn new(room: Room) -> Self {
+        Self { by_id: DashMap::new(), connections: AtomicU64::new(0), room: Arc::new(room) }
+    }
+
+    /// What waits for clients has room here.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.room
+    }
+
     /// A number for a session that was not given before.
     pub fn next_connection(&self) -> ConnectionId {
         ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed))
@@ -132,18 +110,21 @@ impl Clients {
     pub fn forward(&self, sender: &User, peer: EndpointId, text: Utf8Bytes) -> Result<(), Undeliverable> {
         let receiver = self.by_id.get(&peer).ok_or(Undeliverable::Unknown)?;
         routing::may_reach(sender, &receiver.user)?;
-        match receiver.outbox.queue.try_send(text) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Closed(_)) => Err(Undeliverable::Unknown),
-            Err(TrySendError::Full(_)) => {
-                let connection = receiver.connection;
-                receiver.outbox.kick.kick(Close::not_reading());
-                // The entry's lock has to go before the entry can be removed.
-                drop(receiver);
-                self.remove(peer, connection);
-                Err(Undeliverable::NotReading)
-            }
-        }
+        receiver.outbox.push_control(text).map_err(|Full| {
+            let connection = receiver.connection;
+            receiver.outbox.kick.kick(Close::not_reading());
+            // The entry's lock has to go before the entry can be removed.
+            drop(receiver);
+            self.remove(peer, connection);
+            Undeliverable::NotReading
+        })
+    }
+
+    /// The outbox for datagrams from a client of `sender` to `peer`, or why there is none.
+    pub fn outbox_of(&self, sender: &User, peer: EndpointId) -> Result<Arc<Outbox>, Dropped> {
+        let receiver = self.by_id.get(&peer).ok_or(Dropped::Unknown)?;
+        routing::may_reach(sender, &receiver.user).map_err(|_| Dropped::Foreign)?;
+        if receiver.extended { Ok(receiver.outbox.clone()) } else { Err(Dropped::Plain) }
     }
 
     fn remove(&self, id: EndpointId, connection: ConnectionId) {
@@ -175,34 +156,44 @@ impl Drop for Registered {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use proxystore_shared::config::relay::RelayConfig;
+    use tokio_tungstenite::tungstenite::Message;
 
     use super::*;
 
-    fn client(clients: &Clients, user: User, queue_len: usize) -> (Client, mpsc::Receiver<Utf8Bytes>) {
-        let (queue, messages) = mpsc::channel(queue_len);
-        let client = Client {
+    fn clients() -> Arc<Clients> {
+        let mut config = RelayConfig::default();
+        config.limits.queue_messages = 1;
+        Arc::new(Clients::new(Room::new(&config)))
+    }
+
+    fn client(clients: &Clients, user: User) -> Client {
+        Client {
             connection: clients.next_connection(),
             user,
             name: "test".into(),
             address: ([127, 0, 0, 1], 1).into(),
-            outbox: Outbox { queue, kick: Arc::default() },
-        };
-        (client, messages)
+            extended: true,
+            outbox: Arc::new(Outbox::new(clients.room().clone())),
+        }
+    }
+
+    fn pop(outbox: &Outbox) -> Option<Message> {
+        std::future::poll_fn(|context| outbox.poll_pop(context)).now_or_never()
     }
 
     #[test]
     fn a_stale_session_never_removes_its_successor() {
-        let clients = Arc::new(Clients::default());
+        let clients = clients();
         let id = EndpointId::random();
-        let (old, _old_messages) = client(&clients, User::Anyone, 1);
-        let (new, mut new_messages) = client(&clients, User::Anyone, 1);
-        let old_kick = old.outbox.kick.clone();
+        let (old, new) = (client(&clients, User::Anyone), client(&clients, User::Anyone));
+        let (old_outbox, new_outbox) = (old.outbox.clone(), new.outbox.clone());
         let old = clients.register(id, old).expect("registers");
         let new = clients.register(id, new).expect("replaces");
-        assert_eq!(old_kick.kicked().now_or_never(), Some(Close::replaced()));
+        assert_eq!(old_outbox.kick.kicked().now_or_never(), Some(Close::replaced()));
         drop(old);
         assert_eq!(clients.forward(&User::Anyone, id, "x".into()), Ok(()));
-        assert_eq!(new_messages.try_recv().expect("delivered"), "x");
+        assert_eq!(pop(&new_outbox), Some(Message::text("x")));
         drop(new);
         assert_eq!(clients.len(), 0);
         assert_eq!(clients.forward(&User::Anyone, id, "x".into()), Err(Undeliverable::Unknown));
@@ -210,33 +201,43 @@ mod tests {
 
     #[test]
     fn another_user_gets_neither_the_id_nor_the_peer() {
-        let clients = Arc::new(Clients::default());
+        let clients = clients();
         let id = EndpointId::random();
         let (alice, bob) = (User::Globus("alice".into()), User::Globus("bob".into()));
-        let (owner, _messages) = client(&clients, alice, 1);
-        let (thief, _thief_messages) = client(&clients, bob.clone(), 1);
+        let (owner, thief) = (client(&clients, alice), client(&clients, bob.clone()));
         let _registered = clients.register(id, owner).expect("registers");
         assert_eq!(clients.register(id, thief).map(|_| ()), Err(Refused(id)));
         assert_eq!(clients.forward(&bob, id, "x".into()), Err(Undeliverable::Foreign));
+        assert_eq!(clients.outbox_of(&bob, id).map(|_| ()), Err(Dropped::Foreign));
     }
 
     #[test]
     fn a_full_queue_drops_the_receiver() {
-        let clients = Arc::new(Clients::default());
+        let clients = clients();
         let id = EndpointId::random();
-        let (slow, _messages) = client(&clients, User::Anyone, 1);
-        let kick = slow.outbox.kick.clone();
+        let slow = client(&clients, User::Anyone);
+        let outbox = slow.outbox.clone();
         let _registered = clients.register(id, slow).expect("registers");
         assert_eq!(clients.forward(&User::Anyone, id, "1".into()), Ok(()));
         assert_eq!(clients.forward(&User::Anyone, id, "2".into()), Err(Undeliverable::NotReading));
-        assert_eq!(kick.kicked().now_or_never(), Some(Close::not_reading()));
+        assert_eq!(outbox.kick.kicked().now_or_never(), Some(Close::not_reading()));
         assert_eq!(clients.forward(&User::Anyone, id, "3".into()), Err(Undeliverable::Unknown));
     }
 
     #[test]
+    fn a_peer_that_did_not_ask_gets_no_datagrams() {
+        let clients = clients();
+        let id = EndpointId::random();
+        assert_eq!(clients.outbox_of(&User::Anyone, id).map(|_| ()), Err(Dropped::Unknown));
+        let plain = Client { extended: false, ..client(&clients, User::Anyone) };
+        let _registered = clients.register(id, plain).expect("registers");
+        assert_eq!(clients.outbox_of(&User::Anyone, id).map(|_| ()), Err(Dropped::Plain));
+    }
+
+    #[test]
     fn names_are_cut() {
-        let clients = Arc::new(Clients::default());
-        let (mut long, _messages) = client(&clients, User::Anyone, 1);
+        let clients = clients();
+        let mut long = client(&clients, User::Anyone);
         long.name = "é".repeat(1000);
         let _registered = clients.register(EndpointId::random(), long).expect("registers");
         assert!(clients.describe()[0].len() < 300);

@@ -54,26 +54,32 @@ impl Liveness {
         self.register_by = None;
     }
 
-    /// When to call [`Liveness::handle_deadline`].
-    pub fn deadline(&self) -> Instant {
+    /// When to call [`Liveness::handle_deadline`], if the client has taken nothing since `blocked_since` of what is
+    /// being written to it.
+    pub fn deadline(&self, blocked_since: Option<Instant>) -> Instant {
         let silent_at = self.last_heard + self.idle_timeout;
-        let next = silent_at.min(self.next_ping);
-        self.register_by.map_or(next, |register_by| next.min(register_by))
+        let full_at = blocked_since.map(|since| since + self.idle_timeout);
+        let others = [self.register_by, full_at].into_iter().flatten();
+        others.fold(silent_at.min(self.next_ping), Instant::min)
     }
 
     /// What is due at `now`.
-    pub fn handle_deadline(&mut self, now: Instant) -> Due {
+    pub fn handle_deadline(&mut self, now: Instant, blocked_since: Option<Instant>) -> Due {
         if self.register_by.is_some_and(|register_by| now >= register_by) {
             return Due::Close(Close::forbidden("The client did not register in time."));
         }
         if now >= self.last_heard + self.idle_timeout {
             return Due::Close(Close::silent(self.idle_timeout));
         }
-        if now >= self.next_ping {
-            self.next_ping = now + self.ping_interval;
-            return Due::Ping;
+        if blocked_since.is_some_and(|since| now >= since + self.idle_timeout) {
+            return Due::Close(Close::not_reading());
         }
-        Due::Nothing
+        if now < self.next_ping {
+            return Due::Nothing;
+        }
+        self.next_ping = now + self.ping_interval;
+        // What is being written asks for a sign of life as well as a ping behind it would.
+        if blocked_since.is_some() { Due::Nothing } else { Due::Ping }
     }
 }
 
@@ -99,10 +105,12 @@ mod tests {
     fn a_client_that_does_not_register_is_closed() {
         let start = Instant::now();
         let mut liveness = liveness(start);
-        assert_eq!(liveness.deadline(), start + 5 * SECOND);
-        assert_eq!(liveness.handle_deadline(start + 4 * SECOND), Due::Nothing);
+        assert_eq!(liveness.deadline(None), start + 5 * SECOND);
+        assert_eq!(liveness.handle_deadline(start + 4 * SECOND, None), Due::Nothing);
         liveness.handle_frame(start + 4 * SECOND);
-        let Due::Close(close) = liveness.handle_deadline(start + 5 * SECOND) else { panic!("still open") };
+        let Due::Close(close) = liveness.handle_deadline(start + 5 * SECOND, None) else {
+            panic!("still open")
+        };
         assert_eq!(close.code, CLOSE_FORBIDDEN);
     }
 
@@ -112,11 +120,14 @@ mod tests {
         let mut liveness = liveness(start);
         liveness.handle_registered();
         for pings in 1..=2 {
-            assert_eq!(liveness.deadline(), start + pings * 20 * SECOND);
-            assert_eq!(liveness.handle_deadline(liveness.deadline()), Due::Ping);
+            assert_eq!(liveness.deadline(None), start + pings * 20 * SECOND);
+            assert_eq!(liveness.handle_deadline(liveness.deadline(None), None), Due::Ping);
         }
-        assert_eq!(liveness.deadline(), start + 60 * SECOND);
-        assert_eq!(liveness.handle_deadline(liveness.deadline()), Due::Close(Close::silent(60 * SECOND)));
+        assert_eq!(liveness.deadline(None), start + 60 * SECOND);
+        assert_eq!(
+            liveness.handle_deadline(liveness.deadline(None), None),
+            Due::Close(Close::silent(60 * SECOND))
+        );
     }
 
     #[test]
@@ -125,10 +136,26 @@ mod tests {
         let mut liveness = liveness(start);
         liveness.handle_registered();
         for _ in 0..100 {
-            let now = liveness.deadline();
-            assert_eq!(liveness.handle_deadline(now), Due::Ping);
+            let now = liveness.deadline(None);
+            assert_eq!(liveness.handle_deadline(now, None), Due::Ping);
             liveness.handle_frame(now + SECOND);
-            assert_eq!(liveness.deadline(), now + 21 * SECOND);
+            assert_eq!(liveness.deadline(None), now + 21 * SECOND);
         }
+    }
+
+    #[test]
+    fn a_client_that_sends_but_takes_nothing_is_closed() {
+        let start = Instant::now();
+        let mut liveness = liveness(start);
+        liveness.handle_registered();
+        let blocked = Some(start + SECOND);
+        for second in 1..61 {
+            let now = start + second * SECOND;
+            assert_eq!(liveness.handle_deadline(now, blocked), Due::Nothing);
+            liveness.handle_frame(now);
+        }
+        let now = start + 61 * SECOND;
+        assert_eq!(liveness.deadline(blocked), now);
+        assert_eq!(liveness.handle_deadline(now, blocked), Due::Close(Close::not_reading()));
     }
 }

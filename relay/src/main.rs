@@ -17,8 +17,8 @@ const EXIT_USAGE: u8 = 2;
 /// Introduces ProxyStore endpoints to each other.
 ///
 /// Endpoints connect to the relay with a websocket, register, and exchange the offers and answers they need to
-/// connect to each other directly; objects never pass through the relay. Without options it listens on port
-/// 8700 of every interface, without TLS or authentication.
+/// connect to each other directly; those that no direct path joins exchange encrypted datagrams through it.
+/// Without options it listens on port 8700 of every interface, without TLS or authentication.
 #[derive(Debug, Parser)]
 #[command(
     name = "relay",
@@ -40,6 +40,9 @@ struct Args {
     /// Port to listen on [default: 8700]
     #[arg(long)]
     port: Option<u16>,
+    /// UDP ports that tell clients their public address; 0 lets the system choose [default: 3478,3479]
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    udp_ports: Option<Vec<u16>>,
     /// Directory for server.log, besides the log on standard output
     #[arg(long, value_name = "PATH")]
     log_dir: Option<PathBuf>,
@@ -54,6 +57,7 @@ impl Args {
             self.config.as_deref().map_or_else(|| Ok(RelayConfig::default()), RelayConfig::from_file)?;
         config.host = self.host.or(config.host);
         config.port = self.port.unwrap_or(config.port);
+        config.udp.ports = self.udp_ports.unwrap_or(config.udp.ports);
         config.logging.log_dir = self.log_dir.or(config.logging.log_dir);
         config.logging.default_level = self.log_level.unwrap_or(config.logging.default_level);
         Ok(config)

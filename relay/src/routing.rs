@@ -5,7 +5,7 @@
 
 use proxystore_shared::EndpointId;
 use proxystore_shared::relay_message::{PeerConnection, Registration, RelayMessage};
-use tokio_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError, Message, Utf8Bytes};
 
 use crate::auth::User;
 use crate::close::Close;
@@ -15,6 +15,8 @@ use crate::close::Close;
 pub enum Incoming {
     /// A text frame within the size limit.
     Text(Utf8Bytes),
+    /// A binary frame.
+    Binary(Bytes),
     /// A ping or pong, which the websocket library has dealt with.
     SignOfLife,
     /// The client closed, or its connection broke.
@@ -26,10 +28,15 @@ pub enum Incoming {
 /// Sorts what the websocket library returned; `None` is the end of the stream.
 pub fn sort_incoming(frame: Option<Result<Message, SocketError>>, message_limit: usize) -> Incoming {
     match frame {
+        // The library's limit is that of the longest binary frame where it is larger.
+        Some(Ok(Message::Text(text))) if text.len() > message_limit => {
+            Incoming::Unacceptable(Close::too_large(message_limit))
+        }
         Some(Ok(Message::Text(text))) => Incoming::Text(text),
+        Some(Ok(Message::Binary(frame))) => Incoming::Binary(frame),
         Some(Ok(Message::Ping(_) | Message::Pong(_))) => Incoming::SignOfLife,
         Some(Ok(Message::Close(_))) | None => Incoming::Gone,
-        Some(Ok(Message::Binary(_) | Message::Frame(_))) | Some(Err(SocketError::Utf8(_))) => {
+        Some(Ok(Message::Frame(_))) | Some(Err(SocketError::Utf8(_))) => {
             Incoming::Unacceptable(Close::undecodable())
         }
         Some(Err(SocketError::Capacity(_))) => Incoming::Unacceptable(Close::too_large(message_limit)),
@@ -41,7 +48,12 @@ pub fn sort_incoming(frame: Option<Result<Message, SocketError>>, message_limit:
 
 fn is_disconnect(error: &tokio_tungstenite::tungstenite::error::ProtocolError) -> bool {
     use tokio_tungstenite::tungstenite::error::ProtocolError;
-    matches!(error, ProtocolError::ResetWithoutClosingHandshake | ProtocolError::ReceivedAfterClosing)
+    matches!(
+        error,
+        ProtocolError::ResetWithoutClosingHandshake
+            | ProtocolError::ReceivedAfterClosing
+            | ProtocolError::SendAfterClosing
+    )
 }
 
 /// What to do with a text frame.
@@ -91,6 +103,18 @@ pub enum Undeliverable {
 }
 
 impl Undeliverable {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Unknown, Self::Foreign, Self::NotReading];
+
+    /// For metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown_peer",
+            Self::Foreign => "foreign_peer",
+            Self::NotReading => "peer_not_reading",
+        }
+    }
+
     /// The text for the message's `error`.
     pub fn explain(self, peer: EndpointId) -> String {
         match self {
@@ -203,11 +227,13 @@ mod tests {
             other => panic!("acceptable: {other:?}"),
         };
         let too_long = CapacityError::MessageTooLong { size: 11, max_size: 10 };
-        assert_eq!(code(Ok(Message::binary(vec![1]))), CLOSE_UNDECODABLE);
+        assert_eq!(code(Ok(Message::text("12345678901"))), CLOSE_TOO_LARGE);
         assert_eq!(code(Err(SocketError::Utf8("".into()))), CLOSE_UNDECODABLE);
         assert_eq!(code(Err(SocketError::Capacity(too_long))), CLOSE_TOO_LARGE);
         assert_eq!(code(Err(SocketError::Protocol(ProtocolError::NonZeroReservedBits))), 1002);
         assert_eq!(sort_incoming(Some(Ok(Message::text("x"))), 10), Incoming::Text("x".into()));
+        let binary = Bytes::from_static(b"12345678901");
+        assert_eq!(sort_incoming(Some(Ok(Message::Binary(binary.clone()))), 10), Incoming::Binary(binary));
         assert_eq!(sort_incoming(Some(Ok(Message::Ping("".into()))), 10), Incoming::SignOfLife);
         assert_eq!(sort_incoming(Some(Ok(Message::Pong("".into()))), 10), Incoming::SignOfLife);
         let reset = SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake);

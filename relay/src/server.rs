@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::HeaderValue;
 use proxystore_shared::config::ConfigError;
 use proxystore_shared::config::relay::{RelayConfig, RelayLogging};
+use proxystore_shared::relayed::RelayOffer;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -19,9 +21,13 @@ use tracing::{debug, info, warn};
 
 use crate::auth::{Authenticator, SetupError};
 use crate::clients::Clients;
-use crate::http;
-use crate::listen::{ListenError, Listeners};
+use crate::datagrams::Quotas;
+use crate::http::{self, Front};
+use crate::listen::{ListenError, Listeners, UdpSockets};
+use crate::metrics::Metrics;
+use crate::outbox::Room;
 use crate::session::{Session, Shared};
+use crate::stun::Answering;
 use crate::tls::{self, TlsError};
 
 /// For clients to be told that the relay stops. Sessions need a third of that at most.
@@ -52,9 +58,11 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Relay {
     local_addr: SocketAddr,
+    offer: RelayOffer,
     clients: Arc<Clients>,
     accepting: JoinHandle<()>,
     stop: DropGuard,
+    _answering: Answering,
 }
 
 impl Relay {
@@ -66,28 +74,48 @@ impl Relay {
         let authenticator = Authenticator::new(&config.auth)?;
         let listeners = Listeners::bind(config.host.as_deref(), config.port).await?;
         let local_addr = listeners.local_addr();
-        let clients = Arc::new(Clients::default());
-        info!(address = %local_addr, tls = tls.is_some(), auth = ?config.auth.method, "listening");
+        let udp_host = config.udp.host.as_deref().or(config.host.as_deref());
+        let udp = UdpSockets::bind(udp_host, &config.udp.ports).await?;
+        let offer = RelayOffer { udp_ports: udp.ports.clone(), datagrams: config.datagrams.enabled };
+        let congestion = listeners.congestion_control();
+        info!(address = %local_addr, tls = tls.is_some(), auth = ?config.auth.method, congestion, "listening");
 
+        let metrics = Arc::<Metrics>::default();
+        let clients = Arc::new(Clients::new(Room::new(&config)));
         let stop = CancellationToken::new();
         let server = Arc::new(Server {
-            places: Arc::new(Semaphore::new(config.limits.max_clients.min(Semaphore::MAX_PERMITS))),
             tls,
             stop: stop.clone(),
+            front: Front {
+                head_timeout: config.limits.handshake_timeout(),
+                places: Arc::new(Semaphore::new(config.limits.max_clients.min(Semaphore::MAX_PERMITS))),
+                message_limit: config.message_limit(),
+                offer: header(&offer),
+                metrics: metrics.clone(),
+                clients: clients.clone(),
+            },
             shared: Arc::new(Shared {
                 clients: clients.clone(),
                 authenticator,
+                quotas: Quotas::new(&config.datagrams),
+                metrics: metrics.clone(),
                 message_limit: config.message_limit(),
                 limits: config.limits,
             }),
         });
         let accepting = tokio::spawn(accept(server, listeners, Report::new(&config.logging)));
-        Ok(Self { local_addr, clients, accepting, stop: stop.drop_guard() })
+        let answering = Answering::start(udp, &metrics);
+        Ok(Self { local_addr, offer, clients, accepting, stop: stop.drop_guard(), _answering: answering })
     }
 
     /// Where the relay listens; the first address if there are several.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// What clients of the sub-protocol are told.
+    pub fn offer(&self) -> &RelayOffer {
+        &self.offer
     }
 
     /// How many clients are registered now.
@@ -108,8 +136,13 @@ impl Relay {
 struct Server {
     shared: Arc<Shared>,
     tls: Option<TlsAcceptor>,
-    places: Arc<Semaphore>,
+    front: Front,
     stop: CancellationToken,
+}
+
+/// Numbers and punctuation, which any header may have.
+fn header(offer: &RelayOffer) -> HeaderValue {
+    offer.encode().parse().unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// Accepts until told to stop, then waits for the connections and gives up on those that take too long.
@@ -165,14 +198,9 @@ async fn open(server: &Server, stream: TcpStream, address: SocketAddr) -> Option
 }
 
 async fn handshake(server: &Server, stream: TcpStream) -> Option<http::Client> {
-    let limit = server.shared.message_limit;
-    let head_timeout = server.shared.limits.handshake_timeout();
     match &server.tls {
-        None => http::upgrade(stream, head_timeout, &server.places, limit).await,
-        Some(tls) => {
-            let stream = tls.accept(stream).await.ok()?;
-            http::upgrade(stream, head_timeout, &server.places, limit).await
-        }
+        None => http::upgrade(stream, &server.front).await,
+        Some(tls) => http::upgrade(tls.accept(stream).await.ok()?, &server.front).await,
     }
 }
 

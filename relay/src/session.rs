@@ -1,19 +1,19 @@
 //! One client from the upgrade to the end: a task that owns the socket, moves frames and keeps the clocks.
 //!
-//! The session decides nothing itself: [`crate::routing`] says what to do with a frame, [`crate::liveness`] what
-//! a deadline means, [`crate::clients`] whether a message could be delivered. Whatever ends it (the client, a
-//! kick, the relay's stop) interrupts any wait at once.
+//! The session decides nothing itself: [`crate::routing`] and [`crate::datagrams`] say what to do with a frame,
+//! [`crate::liveness`] what a deadline means, [`crate::clients`] whether a message could be delivered. Whatever
+//! ends it (the client, a kick, the relay's stop) interrupts any wait at once.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::SinkExt;
 use hyper::header::HeaderValue;
 use proxystore_shared::config::relay::RelayLimits;
 use proxystore_shared::relay_message::{PeerConnection, Registration, RelayMessage, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError, Message, Utf8Bytes};
@@ -21,10 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::auth::{AuthError, Authenticator, User};
-use crate::clients::{Client, Clients, ConnectionId, Kick, Outbox, Registered};
+use crate::clients::{Client, Clients, ConnectionId, Registered};
 use crate::close::Close;
+use crate::datagrams::{self, Dropped, Meter, Quotas};
+use crate::duplex::Duplex;
 use crate::http::{self, Socket};
 use crate::liveness::{Due, Liveness};
+use crate::metrics::Metrics;
+use crate::outbox::{Full, Outbox};
 use crate::routing::{self, Decision, Incoming};
 
 /// For the close frame to be written and the client to hang up. A client that reads needs one round trip.
@@ -32,8 +36,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What a closed client may still have on its way to us; closing the socket before that is read would reset
 /// the connection, and the client might lose the close frame.
 const MAX_DISCARDED: u64 = 64 << 20;
-/// Messages written before a flush, so that a burst does not cost a system call each.
-const MAX_BATCH: usize = 16;
 
 /// What all sessions of a relay share.
 #[derive(Debug)]
@@ -42,6 +44,10 @@ pub struct Shared {
     pub clients: Arc<Clients>,
     /// Finds out who a client is.
     pub authenticator: Authenticator,
+    /// What clients may send each other as datagrams.
+    pub quotas: Quotas,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Deadlines and bounds.
     pub limits: RelayLimits,
     /// Largest message in bytes.
@@ -67,32 +73,35 @@ impl From<Close> for End {
 pub struct Session {
     shared: Arc<Shared>,
     address: SocketAddr,
-    socket: Socket,
+    duplex: Duplex,
+    /// Whether it asked for datagrams.
+    extended: bool,
     /// Dropped once the user is known.
     credentials: Option<HeaderValue>,
     user: Option<User>,
     registered: Option<Registered>,
+    /// Of the datagrams it sends, once it has sent one.
+    meter: Option<Box<Meter>>,
     connection: ConnectionId,
     liveness: Liveness,
-    queue: mpsc::Receiver<Utf8Bytes>,
-    outbox: Outbox,
+    outbox: Arc<Outbox>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Session {
     /// A session for a client that completed the upgrade.
     pub fn new(shared: Arc<Shared>, address: SocketAddr, client: http::Client) -> Self {
-        let (sender, queue) = mpsc::channel(shared.limits.queue_messages);
         Self {
             address,
-            socket: client.socket,
+            duplex: Duplex::new(client.socket),
+            extended: client.extended,
             credentials: client.credentials,
             user: None,
             registered: None,
+            meter: None,
             connection: shared.clients.next_connection(),
             liveness: Liveness::new(&shared.limits, Instant::now()),
-            queue,
-            outbox: Outbox { queue: sender, kick: Arc::<Kick>::default() },
+            outbox: Arc::new(Outbox::new(shared.clients.room().clone())),
             _place: client.place,
             shared,
         }
@@ -100,10 +109,10 @@ impl Session {
 
     /// Serves the client until it leaves, has to leave, or the relay stops.
     pub async fn run(&mut self, stop: &CancellationToken) {
-        let kick = self.outbox.kick.clone();
+        let outbox = self.outbox.clone();
         let end = tokio::select! {
             end = self.serve() => end,
-            close = kick.kicked() => End::Close(close),
+            close = outbox.kick.kicked() => End::Close(close),
             () = stop.cancelled() => End::Close(Close::stopping()),
         };
         self.log_end(&end);
@@ -114,7 +123,7 @@ impl Session {
             End::Gone => None,
         };
         // What cannot be said to the client in time it will have to do without.
-        let _ = timeout(CLOSE_TIMEOUT, Box::pin(hang_up(&mut self.socket, frame))).await;
+        let _ = timeout(CLOSE_TIMEOUT, Box::pin(hang_up(&mut self.duplex.socket, frame))).await;
     }
 
     fn log_end(&self, end: &End) {
@@ -129,10 +138,10 @@ impl Session {
 
     async fn serve(&mut self) -> End {
         loop {
+            let deadline = self.liveness.deadline(self.duplex.blocked_since());
             let step = tokio::select! {
-                frame = self.socket.next() => self.handle_frame(frame).await,
-                Some(text) = self.queue.recv() => self.write_queued(text).await,
-                () = sleep_until(self.liveness.deadline()) => self.handle_deadline().await,
+                frame = self.duplex.receive(&self.outbox) => self.handle_frame(frame).await,
+                () = sleep_until(deadline) => self.handle_deadline().await,
             };
             if let Err(end) = step {
                 return end;
@@ -145,6 +154,7 @@ impl Session {
         self.liveness.handle_frame(Instant::now());
         match incoming {
             Incoming::Text(text) => self.handle_text(text).await,
+            Incoming::Binary(frame) => self.handle_datagrams(frame),
             Incoming::SignOfLife => Ok(()),
             Incoming::Gone => Err(End::Gone),
             Incoming::Unacceptable(close) => Err(close.into()),
@@ -161,7 +171,7 @@ impl Session {
     }
 
     async fn handle_deadline(&mut self) -> Result<(), End> {
-        match self.liveness.handle_deadline(Instant::now()) {
+        match self.liveness.handle_deadline(Instant::now(), self.duplex.blocked_since()) {
             Due::Nothing => Ok(()),
             Due::Ping => self.write(Message::Ping(Bytes::new())).await,
             Due::Close(close) => Err(close.into()),
@@ -178,6 +188,7 @@ impl Session {
                 user: user.clone(),
                 name: registration.name,
                 address: self.address,
+                extended: self.extended,
                 outbox: self.outbox.clone(),
             };
             let registered = self.shared.clients.register(id, client);
@@ -215,10 +226,12 @@ impl Session {
         match self.shared.clients.forward(user, peer, text) {
             Ok(()) => {
                 debug!(%source, %peer, %kind, "forwarded");
+                self.shared.metrics.forwarded.inc();
                 Ok(())
             }
             Err(reason) => {
                 debug!(%source, %peer, %kind, ?reason, "returned");
+                self.shared.metrics.returned(reason);
                 self.write(Message::text(routing::returned(message, reason).encode())).await
             }
         }
@@ -229,21 +242,30 @@ impl Session {
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {
-        written(timeout(self.shared.limits.idle_timeout(), self.socket.send(message)).await)
+        written(timeout(self.shared.limits.idle_timeout(), self.duplex.socket.send(message)).await)
     }
 
-    /// Writes `first` and what else is waiting.
-    async fn write_queued(&mut self, first: Utf8Bytes) -> Result<(), End> {
-        let Self { socket, queue, .. } = self;
-        let writing = async {
-            socket.feed(Message::Text(first)).await?;
-            for _ in 1..MAX_BATCH {
-                let Ok(next) = queue.try_recv() else { break };
-                socket.feed(Message::Text(next)).await?;
-            }
-            socket.flush().await
-        };
-        written(timeout(self.shared.limits.idle_timeout(), writing).await)
+    fn handle_datagrams(&mut self, frame: Bytes) -> Result<(), End> {
+        let registered = self.registered.as_ref().map(Registered::id);
+        let envelope = datagrams::decide(&frame, self.extended, registered)?;
+        let (Some(sender), Some(user)) = (registered, &self.user) else { return Ok(()) };
+        let (len, now) = (frame.len(), Instant::now());
+        let Shared { clients, quotas, metrics, .. } = &*self.shared;
+        let meter = self.meter.get_or_insert_with(|| Box::new(quotas.meter(user, now)));
+        let outcome = quotas
+            .admit(meter, len, now)
+            .and_then(|()| clients.outbox_of(user, envelope.peer))
+            .and_then(|outbox| {
+                let frame = datagrams::readdress(frame, envelope, sender);
+                outbox.push_datagrams(frame).map_err(|Full| Dropped::Full)
+            });
+        metrics.datagrams(len, outcome);
+        if let Err(reason) = outcome
+            && let Some(frames) = meter.handle_dropped(now)
+        {
+            debug!(endpoint = %sender, peer = %envelope.peer, ?reason, frames, "dropped datagrams");
+        }
+        Ok(())
     }
 }
 

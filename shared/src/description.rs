@@ -55,7 +55,25 @@ pub struct SessionDescription {
     /// Present when the sender speaks QUIC in a version we know; a Python peer does not.
     pub quic: Option<QuicPeer>,
     /// UDP addresses where the sender may be reached, its best first.
-    pub candidates: Vec<SocketAddr>,
+    pub candidates: Vec<Candidate>,
+}
+
+/// Where an endpoint may be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Candidate {
+    /// UDP address.
+    pub address: SocketAddr,
+    /// Whose it is.
+    pub kind: CandidateKind,
+}
+
+/// Whose an address is (RFC 8445, section 5.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CandidateKind {
+    /// The host's own.
+    Host,
+    /// A NAT's, which passes on to the host.
+    Reflexive,
 }
 
 /// What a WebRTC parser demands besides: random for each description, as RFC 8839 asks.
@@ -123,7 +141,7 @@ impl SessionDescription {
         lines.push("a=sctp-port:5000".into());
         lines.push("a=max-message-size:262144".into());
         let candidates = self.candidates.iter().take(MAX_CANDIDATES).enumerate();
-        lines.extend(candidates.map(|(index, address)| candidate_line(index, *address)));
+        lines.extend(candidates.map(|(index, candidate)| candidate_line(index, *candidate)));
         lines.push("a=end-of-candidates".into());
         lines.push(format!("a=ice-ufrag:{}", ice.ufrag));
         lines.push(format!("a=ice-pwd:{}", ice.pwd));
@@ -172,16 +190,21 @@ impl SessionDescription {
     }
 }
 
-/// Host candidates in order of preference (RFC 8839, section 5.1; priorities of RFC 8445, section 5.1.2).
-fn candidate_line(index: usize, address: SocketAddr) -> String {
-    const HOST_PREFERENCE: u32 = 126;
+/// Candidates in order of preference (RFC 8839, section 5.1; priorities of RFC 8445, section 5.1.2). What lies behind a
+/// NAT is nobody's business, so the related address is the one that RFC 8839 has for that.
+fn candidate_line(index: usize, candidate: Candidate) -> String {
+    let (preference, kind) = match candidate.kind {
+        CandidateKind::Host => (126u32, "host"),
+        CandidateKind::Reflexive => (100, "srflx raddr 0.0.0.0 rport 9"),
+    };
     let local_preference = 65_535 - index as u32;
-    let priority = (HOST_PREFERENCE << 24) | (local_preference << 8) | 255;
-    format!("{CANDIDATE}{index} 1 udp {priority} {} {} typ host", address.ip(), address.port())
+    let priority = (preference << 24) | (local_preference << 8) | 255;
+    let address = candidate.address;
+    format!("{CANDIDATE}{index} 1 udp {priority} {} {} typ {kind}", address.ip(), address.port())
 }
 
 /// UDP candidates with a literal address; others (TCP, mDNS names) are of no use to us.
-fn parse_candidate(value: &str) -> Option<SocketAddr> {
+fn parse_candidate(value: &str) -> Option<Candidate> {
     let mut words = value.split_ascii_whitespace();
     let (_foundation, _component) = (words.next()?, words.next()?);
     let transport = words.next()?;
@@ -190,8 +213,12 @@ fn parse_candidate(value: &str) -> Option<SocketAddr> {
         return None;
     }
     let (ip, port): (IpAddr, u16) = (ip.parse().ok()?, port.parse().ok()?);
+    let kind = match (words.next()?, words.next()?) {
+        ("typ", "host") => CandidateKind::Host,
+        _ => CandidateKind::Reflexive,
+    };
     let dialable = port != 0 && !ip.is_unspecified() && !ip.is_multicast();
-    dialable.then_some(SocketAddr::new(ip, port))
+    dialable.then_some(Candidate { address: SocketAddr::new(ip, port), kind })
 }
 
 #[derive(Default)]
@@ -236,7 +263,11 @@ mod tests {
         IceCredentials { ufrag: "abcd".into(), pwd: "0123456789abcdef012345".into() }
     }
 
-    fn ours(session: u64, candidates: Vec<SocketAddr>) -> SessionDescription {
+    fn host(address: SocketAddr) -> Candidate {
+        Candidate { address, kind: CandidateKind::Host }
+    }
+
+    fn ours(session: u64, candidates: Vec<Candidate>) -> SessionDescription {
         SessionDescription {
             kind: DescriptionKind::Offer,
             quic: Some(QuicPeer { key: PublicKey([9; 32]), session: SessionId(session) }),
@@ -252,7 +283,7 @@ mod tests {
         let text = serde_json::json!({"sdp": PYTHON_OFFER, "type": "offer"}).to_string();
         let description = SessionDescription::decode(&text).expect("decodes");
         assert_eq!(description.quic, None);
-        assert_eq!(description.candidates, ["192.0.2.4:51000".parse().expect("address")]);
+        assert_eq!(description.candidates, [host("192.0.2.4:51000".parse().expect("address"))]);
     }
 
     #[test]
@@ -269,7 +300,7 @@ mod tests {
 
     #[test]
     fn candidates_are_bounded() {
-        let many = (1..200).map(|port| SocketAddr::new([192, 0, 2, 1].into(), port)).collect();
+        let many = (1..200).map(|port| host(SocketAddr::new([192, 0, 2, 1].into(), port))).collect();
         let read = SessionDescription::decode(&ours(1, many).encode(&ice())).expect("decodes");
         assert_eq!(read.candidates.len(), MAX_CANDIDATES);
     }
@@ -278,7 +309,9 @@ mod tests {
         #[test]
         fn ours_round_trip(session: u64, ports in proptest::collection::vec(1u16.., 0..8), v6: bool) {
             let ip: IpAddr = if v6 { "2001:db8::1".parse().unwrap() } else { "192.0.2.1".parse().unwrap() };
-            let description = ours(session, ports.into_iter().map(|port| SocketAddr::new(ip, port)).collect());
+            let kind = if session % 2 == 0 { CandidateKind::Host } else { CandidateKind::Reflexive };
+            let candidate = |port| Candidate { address: SocketAddr::new(ip, port), kind };
+            let description = ours(session, ports.into_iter().map(candidate).collect());
             prop_assert_eq!(SessionDescription::decode(&description.encode(&ice())), Ok(description));
         }
 

@@ -128,7 +128,7 @@ class Relay:
 
 def our_relay(*options: str | Path) -> Relay:
     """This project's relay."""
-    return Relay([BIN_DIR / 'relay', *options], 'relay')
+    return Relay([BIN_DIR / 'relay', '--udp-ports', '0,0', *options], 'relay')
 
 
 def python_relay() -> Relay:

@@ -1,5 +1,7 @@
-//! The harness: relays and sites that live as long as the test that started them, on loopback only.
+//! The harness: relays and sites that live as long as the test that started them, on loopback or in networks of their
+//! own ([`net`]).
 
+pub mod net;
 pub mod process;
 pub mod scripted;
 
@@ -45,7 +47,8 @@ pub async fn relay() -> Result<Relay> {
 
 /// A relay on `port`, for tests that stop one and start it again.
 pub async fn relay_on(port: u16) -> Result<Relay> {
-    let config = RelayConfig { host: Some("127.0.0.1".into()), port, ..RelayConfig::default() };
+    let mut config = RelayConfig { host: Some("127.0.0.1".into()), port, ..RelayConfig::default() };
+    config.udp.ports = vec![0, 0];
     Ok(Relay::start(config).await?)
 }
 

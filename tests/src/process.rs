@@ -6,7 +6,8 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use proxystore_shared::config::endpoint::EndpointConfig;
-use proxystore_shared::directory::CONFIG_FILE;
+use proxystore_shared::directory::{CONFIG_FILE, KEY_FILE};
+use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::{SiteBuilder, until};
@@ -14,7 +15,7 @@ use crate::{SiteBuilder, until};
 /// A running endpoint process, killed when dropped.
 pub struct SiteProcess {
     child: Child,
-    home: tempfile::TempDir,
+    home: TempDir,
     config: EndpointConfig,
     /// Base of its URLs.
     pub base: String,
@@ -22,11 +23,15 @@ pub struct SiteProcess {
     pub id: proxystore_shared::EndpointId,
 }
 
-/// The program that cargo built beside this test.
-fn program() -> Result<PathBuf> {
+/// Where cargo puts what it builds together with this test: `target/debug`, say.
+pub fn built() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
-    let target = test.parent().and_then(|deps| deps.parent()).context("a test lies in target/*/deps")?;
-    let program = target.join("endpoint");
+    Ok(test.parent().and_then(|deps| deps.parent()).context("a test lies in target/*/deps")?.to_owned())
+}
+
+/// The program of that name that cargo built beside this test.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let program = built()?.join(name);
     ensure!(program.exists(), "{} is missing; run `cargo build --workspace` first", program.display());
     Ok(program)
 }
@@ -34,12 +39,7 @@ fn program() -> Result<PathBuf> {
 impl SiteProcess {
     /// Starts the site that `builder` describes, and waits until it answers.
     pub async fn start(builder: SiteBuilder) -> Result<Self> {
-        let home = tempfile::tempdir()?;
-        let (dir, config) = builder.into_parts();
-        let place = home.path().join(&config.name);
-        fs::create_dir(&place)?;
-        fs::copy(dir.path().join("identity.key"), place.join("identity.key"))?;
-        fs::write(place.join(CONFIG_FILE), toml::to_string(&config)?)?;
+        let (home, config) = lay_out(builder)?;
         let child = spawn(home.path(), &config).await?;
         let base = format!("http://127.0.0.1:{}", config.port);
         let id = config.uuid;
@@ -78,9 +78,20 @@ impl SiteProcess {
     }
 }
 
+/// A ProxyStore home with the endpoint that `builder` describes.
+pub fn lay_out(builder: SiteBuilder) -> Result<(TempDir, EndpointConfig)> {
+    let home = tempfile::tempdir()?;
+    let (dir, config) = builder.into_parts();
+    let place = home.path().join(&config.name);
+    fs::create_dir(&place)?;
+    fs::copy(dir.path().join(KEY_FILE), place.join(KEY_FILE))?;
+    fs::write(place.join(CONFIG_FILE), toml::to_string(&config)?)?;
+    Ok((home, config))
+}
+
 /// Starts the configured endpoint, and waits until it listens.
 async fn spawn(home: &Path, config: &EndpointConfig) -> Result<Child> {
-    let child = Command::new(program()?)
+    let child = Command::new(program("endpoint")?)
         .args(["start", &config.name, "--no-detach"])
         .env("PROXYSTORE_HOME", home)
         .stdout(Stdio::null())

@@ -9,9 +9,11 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use noq::{Connection, RecvStream, SendStream};
 use proxystore_endpoint::identity::Identity;
 use proxystore_endpoint::transport::quic::Quic;
-use proxystore_endpoint::transport::socket;
-use proxystore_endpoint::transport::tls::install_provider;
-use proxystore_shared::description::{IceCredentials, QuicPeer, SessionDescription, SessionId};
+use proxystore_endpoint::transport::tls::{Expected, install_provider};
+use proxystore_endpoint::transport::{relayed, socket};
+use proxystore_shared::description::{
+    Candidate, CandidateKind, IceCredentials, QuicPeer, SessionDescription, SessionId,
+};
 use proxystore_shared::frame::{self, Answer, LENGTH_LEN, Request};
 use proxystore_shared::relay_message::{DescriptionKind, PeerConnection, Registration, RelayMessage};
 use proxystore_shared::{EndpointId, PublicKey};
@@ -28,6 +30,7 @@ pub struct ScriptedPeer {
     pub id: EndpointId,
     /// The key it proves.
     pub key: PublicKey,
+    address: SocketAddr,
     quic: Quic,
     relay: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
@@ -50,12 +53,14 @@ impl ScriptedPeer {
     pub async fn register_as(relay: &str, id: EndpointId, identity: Identity) -> Result<Self> {
         install_provider();
         let key = identity.public_key();
-        let quic = Quic::new(socket::open(Some(Ipv4Addr::LOCALHOST.into()), 0)?, identity)?;
+        let socket = socket::open(Some(Ipv4Addr::LOCALHOST.into()), 0)?;
+        let address = socket.local_addr()?;
+        let (quic, _stun) = Quic::new(socket, relayed::queues().0, identity)?;
         let (mut relay, _) = connect_async(relay).await?;
         let registration = Registration { name: "scripted".into(), uuid: id };
         relay.send(Message::text(RelayMessage::RelayRegistration(registration).encode())).await?;
         relay.next().await.context("no answer to the registration")??;
-        Ok(Self { id, key, quic, relay })
+        Ok(Self { id, key, address, quic, relay })
     }
 
     /// The next offer or answer for this peer.
@@ -78,7 +83,7 @@ impl ScriptedPeer {
         session: SessionId,
         key: PublicKey,
     ) -> Result<()> {
-        let candidates = vec![self.quic.local_addr()?];
+        let candidates = vec![Candidate { address: self.address, kind: CandidateKind::Host }];
         let description = SessionDescription { kind, quic: Some(QuicPeer { key, session }), candidates };
         let ice = IceCredentials { ufrag: "abcd".into(), pwd: "0123456789012345678901".into() };
         self.send(to, kind, description.encode(&ice)).await
@@ -125,8 +130,9 @@ impl ScriptedPeer {
     pub async fn call(&mut self, peer: EndpointId) -> Result<Connection> {
         self.describe(peer, DescriptionKind::Offer, SessionId(7), self.key).await?;
         let answer = SessionDescription::decode(&self.receive().await?.description)?;
-        let address: SocketAddr = *answer.candidates.first().context("no candidates")?;
-        Ok(self.quic.dial(address, answer.quic.context("not ours")?.key).await?)
+        let address: SocketAddr = answer.candidates.first().context("no candidates")?.address;
+        let key = answer.quic.context("not ours")?.key;
+        Ok(self.quic.dial(address, Expected::Key(key)).await?)
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bytes::Bytes;
 use proxystore_relay::Relay;
-use proxystore_shared::config::relay::RelayConfig;
+use proxystore_shared::config::relay::{RelayConfig, RelayUdp};
 use proxystore_tests::{Site, until};
 use tempfile::TempDir;
 
@@ -19,6 +19,7 @@ async fn self_signed() -> Result<(Relay, String, TempDir)> {
         port: 0,
         certfile: Some(certfile),
         keyfile: Some(keyfile),
+        udp: RelayUdp { ports: vec![0, 0], ..RelayUdp::default() },
         ..RelayConfig::default()
     };
     let relay = Relay::start(config).await?;

@@ -21,6 +21,13 @@ struct StatusAnswer {
     mode: String,
     storage: StorageAnswer,
     relay: Option<RelayAnswer>,
+    network: Option<NetworkAnswer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct NetworkAnswer {
+    nat: String,
+    addresses: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,6 +42,7 @@ struct RelayAnswer {
     address: String,
     connected: bool,
     last_error: Option<String>,
+    datagrams: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -42,10 +50,13 @@ struct PeerAnswer {
     id: EndpointId,
     name: Option<String>,
     state: String,
+    path: Option<String>,
     address: Option<String>,
     round_trip_ms: Option<f64>,
     sent_bytes: u64,
     received_bytes: u64,
+    lost_packets: u64,
+    why_not_direct: Option<String>,
     last_error: Option<String>,
 }
 
@@ -76,8 +87,17 @@ fn describe(status: &Value, peers: &Value) -> Result<String, serde_json::Error> 
     if peers.is_empty() {
         return Ok(facts);
     }
-    let header = ["PEER", "NAME", "STATE", "ADDRESS", "ROUND TRIP", "SENT", "RECEIVED", "LAST ERROR"];
-    Ok(format!("{facts}\n\n{}", table(header, peers.into_iter().map(peer_row))))
+    let header = ["PEER", "NAME", "STATE", "PATH", "ADDRESS", "ROUND TRIP", "SENT", "RECEIVED", "LOST"];
+    let remarks: String = peers.iter().flat_map(remarks).collect();
+    Ok(format!("{facts}\n\n{}{remarks}", table(header, peers.into_iter().map(peer_row))))
+}
+
+/// What does not fit into a table.
+fn remarks(peer: &PeerAnswer) -> impl Iterator<Item = String> {
+    let relayed = peer.why_not_direct.as_ref().map(|why| format!("goes through the relay: {why}"));
+    let failed = peer.last_error.as_ref().map(|error| format!("last error: {error}"));
+    let id = peer.id.short();
+    relayed.into_iter().chain(failed).map(move |remark| format!("\n{id}: {remark}"))
 }
 
 fn facts(status: &StatusAnswer) -> Vec<[String; 2]> {
@@ -85,9 +105,20 @@ fn facts(status: &StatusAnswer) -> Vec<[String; 2]> {
     let limit = storage.limit.map(|limit| format!(" of {}", display_size(limit))).unwrap_or_default();
     let relay = match &status.relay {
         None => "none".to_owned(),
-        Some(RelayAnswer { address, connected: true, .. }) => format!("{address}, connected"),
+        Some(RelayAnswer { address, connected: true, datagrams: true, .. }) => {
+            format!("{address}, connected")
+        }
+        Some(RelayAnswer { address, connected: true, .. }) => {
+            format!("{address}, connected; it carries no data between peers")
+        }
         Some(RelayAnswer { address, last_error, .. }) => {
             format!("{address}, not connected: {}", last_error.as_deref().unwrap_or("still trying"))
+        }
+    };
+    let network = match &status.network {
+        None => "-".to_owned(),
+        Some(NetworkAnswer { nat, addresses }) => {
+            format!("{}; {}", explain(nat), addresses.join(", "))
         }
     };
     [
@@ -97,22 +128,35 @@ fn facts(status: &StatusAnswer) -> Vec<[String; 2]> {
         ("uptime", display_duration(status.uptime_seconds)),
         ("objects", format!("{}, {}{limit}", storage.objects, display_size(storage.bytes))),
         ("relay", relay),
+        ("network", network),
     ]
     .map(|(name, value)| [name.to_owned(), value])
     .into()
 }
 
-fn peer_row(peer: PeerAnswer) -> [String; 8] {
+/// The words of the API in plain ones.
+fn explain(nat: &str) -> &str {
+    match nat {
+        "none" => "no NAT",
+        "steady" => "behind a NAT that peers can be reached through",
+        "fickle" => "behind a symmetric NAT",
+        "blocked" => "UDP is blocked",
+        _ => "not known yet",
+    }
+}
+
+fn peer_row(peer: PeerAnswer) -> [String; 9] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     [
         peer.id.to_string(),
         or_dash(peer.name),
         peer.state,
+        or_dash(peer.path),
         or_dash(peer.address),
         or_dash(peer.round_trip_ms.map(|ms| format!("{ms:.1} ms"))),
         display_size(peer.sent_bytes),
         display_size(peer.received_bytes),
-        or_dash(peer.last_error),
+        peer.lost_packets.to_string(),
     ]
 }
 
@@ -138,16 +182,25 @@ mod tests {
         let status = json!({
             "id": id, "name": "a", "version": "0.1.0", "uptime_seconds": 3700, "mode": "peering",
             "storage": { "objects": 2, "bytes": 1500, "limit": 3000 },
-            "relay": { "address": "wss://relay", "connected": false, "last_error": "refused" },
+            "relay": { "address": "wss://relay", "connected": false, "last_error": "refused", "datagrams": false },
+            "network": { "nat": "fickle", "addresses": ["10.0.0.2:5"] },
         });
         let peer = json!({
             "id": id, "name": null, "state": "connected", "address": "10.0.0.1:7", "round_trip_ms": 1.25,
-            "sent_bytes": 10, "received_bytes": 0, "lost_packets": 0, "pending_requests": 0, "last_error": null,
+            "sent_bytes": 10, "received_bytes": 0, "lost_packets": 0, "running_requests": 0, "last_error": null,
+            "path": "relayed", "why_not_direct": "symmetric NAT here",
         });
         let text = describe(&status, &json!({ "peers": [peer] })).unwrap();
-        for part in
-            [id, "1 h 1 min", "2, 1.50 KB of 3.00 KB", "not connected: refused", "connected", "1.2 ms"]
-        {
+        for part in [
+            id,
+            "1 h 1 min",
+            "2, 1.50 KB of 3.00 KB",
+            "refused",
+            "connected",
+            "1.2 ms",
+            "behind a symmetric NAT",
+            "symmetric NAT here",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

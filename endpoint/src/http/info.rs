@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::app::SharedApp;
 use super::metrics::TEXT_FORMAT;
 use super::openapi;
-use crate::peer::{PeerStatus, RelayStatus};
+use crate::peer::{NetworkStatus, PeerStatus, RelayStatus};
 
 /// The endpoint itself.
 #[derive(Debug, Serialize, ToSchema)]
@@ -33,6 +33,8 @@ pub struct StatusReport {
     storage: StorageReport,
     /// The connection to the relay; null in solo mode.
     relay: Option<RelayStatus>,
+    /// The network that peers reach it through; null in solo mode.
+    network: Option<NetworkStatus>,
 }
 
 /// Whether an endpoint has peers.
@@ -79,6 +81,7 @@ pub async fn status(State(app): State<SharedApp>) -> Json<StatusReport> {
         mode: if endpoint.peers().is_some() { Mode::Peering } else { Mode::Solo },
         storage: StorageReport { objects: usage.objects, bytes: usage.bytes, limit: usage.limit },
         relay: endpoint.peers().map(|peers| peers.relay()),
+        network: endpoint.peers().map(|peers| peers.network()),
     })
 }
 

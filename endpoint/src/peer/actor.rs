@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use noq::Connection;
-use proxystore_shared::description::{IceCredentials, QuicPeer, SessionDescription, SessionId};
+use proxystore_shared::EndpointId;
+use proxystore_shared::description::{
+    CandidateKind, IceCredentials, QuicPeer, SessionDescription, SessionId,
+};
 use proxystore_shared::relay_message::{DescriptionKind, PeerConnection};
-use proxystore_shared::{EndpointId, PublicKey};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
@@ -17,10 +19,12 @@ use tracing::{debug, info, warn};
 use super::context::Context;
 use super::negotiation::{Action, ConnectionId, Counterpart, Failure, Input, Negotiation, Stage};
 use super::session::Session;
-use super::status::{PeerState, PeerStatus};
-use super::{PeerError, serve};
+use super::status::{PathKind, PeerState, PeerStatus};
+use super::{PeerError, paths, serve};
+use crate::transport::addresses::Nat;
 use crate::transport::quic::{CloseCode, ConnectError};
-use crate::transport::tls::proven_key;
+use crate::transport::relayed;
+use crate::transport::tls::{Expected, proven_key};
 
 /// Between looks at idle and retired connections.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -62,6 +66,9 @@ pub struct Actor {
     waiting: Vec<Reply>,
     dials: JoinSet<Result<Connection, ConnectError>>,
     dial_errors: Vec<String>,
+    /// The peer's own addresses, as it last described them.
+    hosts: Vec<SocketAddr>,
+    relay_dialled: bool,
     last_error: Option<PeerError>,
     last_work: Instant,
 }
@@ -81,6 +88,8 @@ impl Actor {
             waiting: Vec::new(),
             dials: JoinSet::new(),
             dial_errors: Vec::new(),
+            hosts: Vec::new(),
+            relay_dialled: false,
             last_error: None,
             last_work: Instant::now(),
         }
@@ -158,7 +167,10 @@ impl Actor {
             self.name = Some(message.source_name.clone());
         }
         match self.interpret(&message) {
-            Ok(Some(input)) => self.step(input),
+            Ok(Some(input)) => {
+                self.learn_hosts(&input);
+                self.step(input);
+            }
             Ok(None) => debug!(peer = %self.peer, "a message of no current negotiation"),
             Err(error) => self.refuse(&message, error),
         }
@@ -182,12 +194,22 @@ impl Actor {
             .pins
             .check(self.peer, quic.key)
             .map_err(|error| PeerError::Identity(error.to_string()))?;
-        let counterpart = Counterpart { key: quic.key, candidates: description.candidates };
+        let candidates = description.candidates;
+        let counterpart = Counterpart { key: quic.key, candidates };
         self.context.expect(quic.key, self.peer);
         Ok(Some(match message.description_type {
             DescriptionKind::Offer => Input::Offer(quic.session, counterpart),
             DescriptionKind::Answer => Input::Answer(quic.session, counterpart),
         }))
+    }
+
+    fn learn_hosts(&mut self, input: &Input) {
+        let (Input::Offer(_, described) | Input::Answer(_, described)) = input else { return };
+        let hosts = described.candidates.iter().filter(|candidate| candidate.kind == CandidateKind::Host);
+        self.hosts = hosts.map(|candidate| candidate.address).collect();
+        for session in self.sessions.values() {
+            session.set_hosts(self.hosts.iter().copied());
+        }
     }
 
     /// The relay returns what it cannot deliver; a peer says so when it cannot answer.
@@ -224,7 +246,10 @@ impl Actor {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::SendOffer(session) => self.describe(DescriptionKind::Offer, session),
+            Action::SendOffer(session) => {
+                self.describe(DescriptionKind::Offer, session);
+                self.dial_ahead();
+            }
             Action::SendAnswer(session) => self.describe(DescriptionKind::Answer, session),
             Action::Dial(counterpart) => self.dial(counterpart),
             Action::Nominate(connection) => self.nominate(connection),
@@ -239,6 +264,7 @@ impl Actor {
 
     fn describe(&mut self, kind: DescriptionKind, session: SessionId) {
         self.dial_errors.clear();
+        self.relay_dialled = false;
         let description = SessionDescription {
             kind,
             quic: Some(QuicPeer { key: self.context.key, session }),
@@ -262,15 +288,37 @@ impl Actor {
         }
     }
 
-    fn dial(&mut self, counterpart: Counterpart) {
-        let limit = self.context.config.connect_timeout();
-        for address in counterpart.candidates {
-            let quic = self.context.quic.clone();
-            let key: PublicKey = counterpart.key;
-            self.dials.spawn(async move {
-                timeout(limit, quic.dial(address, key)).await.unwrap_or_else(|_| Err(no_answer(address)))
-            });
+    /// Where nothing more has to be known of the peer, the way through the relay is tried along with the offer, which
+    /// the peer gets first: that saves waiting for its answer.
+    fn dial_ahead(&mut self) {
+        if let Some(expected) = self.context.known(self.peer) {
+            self.dial_relayed(expected);
         }
+    }
+
+    fn dial_relayed(&mut self, expected: Expected) {
+        if *self.context.signaling.datagrams().borrow() && !self.relay_dialled {
+            self.relay_dialled = true;
+            self.dial_address(relayed::address_of(self.peer), expected);
+        }
+    }
+
+    fn dial(&mut self, counterpart: Counterpart) {
+        let expected = Expected::Key(counterpart.key);
+        if self.negotiation.offered().is_some() {
+            self.dial_relayed(expected);
+        }
+        for candidate in counterpart.candidates {
+            self.dial_address(candidate.address, expected);
+        }
+    }
+
+    fn dial_address(&mut self, address: SocketAddr, expected: Expected) {
+        let limit = self.context.config.connect_timeout();
+        let quic = self.context.quic.clone();
+        self.dials.spawn(async move {
+            timeout(limit, quic.dial(address, expected)).await.unwrap_or_else(|_| Err(no_answer(address)))
+        });
     }
 
     fn dialled(&mut self, outcome: Result<Result<Connection, ConnectError>, tokio::task::JoinError>) {
@@ -299,6 +347,7 @@ impl Actor {
             warn!(peer = %self.peer, %error, "cannot record the peer's key");
         }
         let session = Arc::new(Session::new(connection));
+        session.set_hosts(self.hosts.iter().copied());
         let id = session.id();
         self.sessions.insert(id, session.clone());
         self.context.tasks.spawn(serve::run(self.context.clone(), self.peer, session));
@@ -317,8 +366,8 @@ impl Actor {
             self.step(Input::Down(connection));
             return;
         };
-        let address = session.vitals().address;
-        info!(peer = %self.peer, name = self.name.as_deref().unwrap_or("?"), ?address, "session open");
+        info!(peer = %self.peer, name = self.name.as_deref().unwrap_or("?"), "session open");
+        self.context.tasks.spawn(paths::run(self.context.clone(), self.peer, session.clone()));
         self.last_error = None;
         for reply in self.waiting.drain(..) {
             // The request may have given up.
@@ -393,8 +442,10 @@ impl Actor {
     }
 
     fn status(&self) -> PeerStatus {
-        let vitals = self.current().map(|session| session.vitals());
-        let state = match vitals {
+        let session = self.current();
+        let path = session.map(|session| session.path());
+        let stats = session.map(|session| session.stats());
+        let state = match session {
             Some(_) => PeerState::Connected,
             None if self.negotiation.is_trying() => PeerState::Connecting,
             None => PeerState::Idle,
@@ -403,13 +454,32 @@ impl Actor {
             id: self.peer,
             name: self.name.clone(),
             state,
-            address: vitals.and_then(|vitals| vitals.address).map(|address| address.to_string()),
-            round_trip_ms: vitals.map(|vitals| vitals.round_trip.as_secs_f64() * 1e3),
-            sent_bytes: vitals.map_or(0, |vitals| vitals.sent_bytes),
-            received_bytes: vitals.map_or(0, |vitals| vitals.received_bytes),
-            lost_packets: vitals.map_or(0, |vitals| vitals.lost_packets),
-            running_requests: self.current().map_or(0, |session| session.running()) as u64,
+            path: path.map(|path| path.kind),
+            address: path.and_then(|path| path.address).map(|address| address.to_string()),
+            round_trip_ms: path.map(|path| path.round_trip.as_secs_f64() * 1e3),
+            sent_bytes: stats.as_ref().map_or(0, |stats| stats.udp_tx.bytes),
+            received_bytes: stats.as_ref().map_or(0, |stats| stats.udp_rx.bytes),
+            lost_packets: stats.as_ref().map_or(0, |stats| stats.lost_packets),
+            running_requests: session.map_or(0, |session| session.running()) as u64,
+            why_not_direct: path
+                .filter(|path| path.kind == PathKind::Relayed)
+                .map(|_| why_not_direct(self.context.addresses.borrow().nat).to_owned()),
             last_error: self.last_error.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// What this side of the network has to do with it.
+fn why_not_direct(nat: Nat) -> &'static str {
+    match nat {
+        Nat::Blocked => "UDP does not pass between this endpoint and the relay, so probably to nobody",
+        Nat::Fickle => {
+            "this site's NAT gives every destination another port (symmetric NAT), which only peers in open networks \
+             can be reached through"
+        }
+        Nat::Unknown => "the relay has no UDP ports that tell what this network lets through",
+        Nat::None | Nat::Steady => {
+            "this network would let UDP through; the peer's does not, or its NAT is symmetric"
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What every peer's task shares.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dashmap::DashMap;
 use proxystore_shared::config::endpoint::PeeringConfig;
+use proxystore_shared::description::Candidate;
 use proxystore_shared::{EndpointId, PublicKey};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,8 +14,9 @@ use super::actor::Command;
 use super::pins::Pins;
 use crate::signaling::Signaling;
 use crate::storage::Storage;
+use crate::transport::addresses::LocalAddresses;
 use crate::transport::quic::Quic;
-use crate::transport::socket::host_candidates;
+use crate::transport::tls::Expected;
 
 /// The endpoint's means to have peers.
 pub struct Context {
@@ -29,6 +30,8 @@ pub struct Context {
     pub config: PeeringConfig,
     /// Connections.
     pub quic: Quic,
+    /// Where peers may find us.
+    pub addresses: watch::Receiver<LocalAddresses>,
     /// The way to the relay.
     pub signaling: Signaling,
     /// Keys of peers.
@@ -48,9 +51,17 @@ pub struct Context {
 }
 
 impl Context {
-    /// Addresses for a description. The host's may have changed since the last one.
-    pub fn candidates(&self) -> Vec<SocketAddr> {
-        self.quic.local_addr().map(host_candidates).unwrap_or_default()
+    /// Addresses for a description, as far as they are known now.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        self.addresses.borrow().candidates.clone()
+    }
+
+    /// What `peer` has to prove before it has described itself; none if nothing is known of its key.
+    pub fn known(&self, peer: EndpointId) -> Option<Expected> {
+        if peer.is_certified() {
+            return Some(Expected::Certified(peer));
+        }
+        self.pins.pinned(peer).map(Expected::Key)
     }
 
     /// A connection that proves `key` is `peer`'s; one that proves an earlier key of `peer` no longer is.

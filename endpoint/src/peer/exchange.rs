@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use noq::{PathId, RecvStream, SendStream};
+use noq::{RecvStream, SendStream};
 use proxystore_shared::EndpointId;
 use proxystore_shared::frame::{Answer, Request};
 use tokio::time::sleep;
@@ -146,21 +146,18 @@ async fn exchange(
 
 /// Returns once nothing has arrived on the connection for longer than a living peer takes.
 async fn until_silent(session: &Session) {
-    let mut received = session.vitals().received_datagrams;
+    let mut received = session.stats().udp_rx.datagrams;
     let mut heard = Instant::now();
     loop {
         sleep(LOOK).await;
-        let vitals = session.vitals();
-        if vitals.received_datagrams != received {
-            received = vitals.received_datagrams;
+        let now_received = session.stats().udp_rx.datagrams;
+        if now_received != received {
+            received = now_received;
             heard = Instant::now();
-        } else if heard.elapsed() > SUSPICIOUS + 3 * vitals.round_trip || session.is_closed() {
+        } else if heard.elapsed() > SUSPICIOUS + 3 * session.path().round_trip || session.is_closed() {
             return;
-        } else if heard.elapsed() > QUIET
-            && let Some(path) = session.connection().path(PathId::ZERO)
-        {
-            // A closed path answers as little as a dead peer.
-            let _ = path.ping();
+        } else if heard.elapsed() > QUIET {
+            session.ping();
         }
     }
 }

@@ -24,11 +24,13 @@ use super::context::Context;
 use super::negotiation::ConnectionId;
 use super::pins::Pins;
 use super::session::Session;
-use super::status::{PeerStatus, RelayStatus};
+use super::status::{NetworkStatus, PeerStatus, RelayStatus};
 use crate::identity::Identity;
 use crate::signaling::{self, RelayLogin, Signaling};
 use crate::storage::Storage;
+use crate::transport::addresses::{Addresses, Means};
 use crate::transport::quic::{CloseCode, Quic};
+use crate::transport::relayed;
 use crate::transport::tls::proven_key;
 
 /// Peers at once. Clients choose whom to ask for, so there must be a bound; a task without work ends by itself.
@@ -75,13 +77,26 @@ pub struct PeerManager {
 impl PeerManager {
     /// Starts listening to the relay and to peers.
     pub fn start(options: PeerOptions<'_>) -> io::Result<Self> {
-        let (signaling, outbox) = Signaling::new(&options.relay.address);
+        let (socket_end, relay_end) = relayed::queues();
+        let (signaling, outbox) = Signaling::new(&options.relay.address, relay_end);
+        let local = options.socket.local_addr()?;
+        let socket = options.socket.try_clone()?;
+        let (quic, stun) = Quic::new(options.socket, socket_end, options.identity.clone())?;
+        let (finder, addresses) = Addresses::new(Means {
+            local,
+            socket,
+            stun,
+            configured: options.config.addresses.clone(),
+            relay_host: signaling::host_of(&options.relay.address),
+            offer: signaling.offer(),
+        });
         let context = Arc::new(Context {
             id: options.id,
             name: options.relay.name.clone(),
             key: options.identity.public_key(),
             config: options.config,
-            quic: Quic::new(options.socket, options.identity)?,
+            quic,
+            addresses,
             signaling,
             pins: Pins::load(options.known_peers)?,
             storage: options.storage,
@@ -91,11 +106,11 @@ impl PeerManager {
             stop: options.stop,
             tasks: TaskTracker::new(),
         });
-        let address = context.quic.local_addr()?;
-        info!(id = %context.id, key = %context.key, udp = %address, "listening for peers");
+        info!(id = %context.id, key = %context.key, udp = %local, "listening for peers");
         let manager = Self { context };
         let (inbox, messages) = mpsc::channel(INBOX);
         let stop = manager.context.stop.clone();
+        manager.spawn(finder.run(stop.clone()));
         manager.spawn(signaling::run(options.relay, outbox, inbox, stop));
         manager.spawn(manager.clone().hand_out(messages));
         manager.spawn(manager.clone().accept());
@@ -119,6 +134,13 @@ impl PeerManager {
     /// The connection to the relay.
     pub fn relay(&self) -> RelayStatus {
         self.context.signaling.status()
+    }
+
+    /// What is known of the network.
+    pub fn network(&self) -> NetworkStatus {
+        let addresses = self.context.addresses.borrow();
+        let candidates = addresses.candidates.iter().map(|candidate| candidate.address.to_string());
+        NetworkStatus { nat: addresses.nat, addresses: candidates.collect() }
     }
 
     /// Every peer there is a task for, by id.

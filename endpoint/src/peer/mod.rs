@@ -1,7 +1,7 @@
 //! Sessions with other endpoints, and the requests that run over them.
 //!
 //! [`manager`] finds the task of a peer ([`actor`]); the task comes to a connection with it by offer and answer
-//! ([`negotiation`]); requests go out over it ([`requests`], [`upload`]) and are served from it ([`serve`]).
+//! ([`negotiation`]), which goes over the best path there is ([`paths`]); requests go out over it ([`requests`], [`upload`]) and are served from it ([`serve`]).
 
 mod actor;
 mod context;
@@ -9,6 +9,7 @@ pub mod error;
 mod exchange;
 pub mod manager;
 mod negotiation;
+mod paths;
 mod pins;
 mod remote_object;
 mod requests;
@@ -21,4 +22,4 @@ mod wire;
 
 pub use error::PeerError;
 pub use manager::{PeerManager, PeerOptions};
-pub use status::{PeerState, PeerStatus, RelayStatus};
+pub use status::{NetworkStatus, PathKind, PeerState, PeerStatus, RelayStatus};

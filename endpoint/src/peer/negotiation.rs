@@ -1,17 +1,17 @@
 //! How two endpoints come to share one connection: decided here, done by [`super::actor`].
 //!
 //! The side that wants a session makes an offer through the relay; the other answers; then both dial every
-//! address of the other, because either may be reachable where the other is not. Several connections may come up.
+//! address of the other, because either may be reachable where the other is not, and the way through the relay is one
+//! address more; where the peer's key is known, that is dialled along with the offer. Several connections may come up.
 //! The side that made the offer takes the first, *nominates* it to the other, and closes the rest; so both always
 //! use the same one. When both make an offer at once, the one from the smaller id stands.
 //!
 //! A negotiation may run beside a connection that is in use, when a request found that silent: the old connection
 //! serves until the new one is nominated.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use proxystore_shared::description::SessionId;
+use proxystore_shared::description::{Candidate, SessionId};
 use proxystore_shared::{EndpointId, PublicKey};
 
 use super::PeerError;
@@ -37,7 +37,7 @@ pub struct Counterpart {
     /// The key it must prove.
     pub key: PublicKey,
     /// Where to dial.
-    pub candidates: Vec<SocketAddr>,
+    pub candidates: Vec<Candidate>,
 }
 
 /// What happened.

@@ -75,6 +75,11 @@ impl Pins {
         }
     }
 
+    /// The key that `id` has proven before, if its id alone does not say.
+    pub fn pinned(&self, id: EndpointId) -> Option<PublicKey> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+    }
+
     /// Remembers a key that `id` has proven, where that is needed. Call after [`Pins::check`].
     pub fn pin(&self, id: EndpointId, key: PublicKey) -> io::Result<()> {
         if id.is_certified() {

@@ -1,18 +1,38 @@
 //! A connection with a peer whose key was proven, and how busy it is.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use noq::Connection;
+use noq::{Connection, ConnectionStats, PathId};
 
 use super::negotiation::ConnectionId;
-use crate::transport::quic::{self, CloseCode, Vitals};
+use super::status::PathKind;
+use crate::transport::quic::CloseCode;
 
 /// A usable connection.
 #[derive(Debug)]
 pub struct Session {
     connection: Connection,
     activity: Mutex<Activity>,
+    /// Written by [`super::paths`].
+    path: Mutex<PathView>,
+    /// The peer's own addresses, as far as it has told them.
+    hosts: Mutex<BTreeSet<SocketAddr>>,
+}
+
+/// The path that carries the data.
+#[derive(Debug, Clone, Copy)]
+pub struct PathView {
+    /// Its number.
+    pub id: PathId,
+    /// What it goes through.
+    pub kind: PathKind,
+    /// The peer's UDP address, if it does not go through the relay.
+    pub address: Option<SocketAddr>,
+    /// Smoothed round trip.
+    pub round_trip: Duration,
 }
 
 #[derive(Debug)]
@@ -26,7 +46,9 @@ impl Session {
     /// Wraps a connection after its handshake.
     pub fn new(connection: Connection) -> Self {
         let activity = Activity { running: 0, last_end: Instant::now() };
-        Self { connection, activity: Mutex::new(activity) }
+        let round_trip = connection.rtt(PathId::ZERO).unwrap_or_default();
+        let path = PathView { id: PathId::ZERO, kind: PathKind::Direct, address: None, round_trip };
+        Self { connection, activity: Mutex::new(activity), path: Mutex::new(path), hosts: Mutex::default() }
     }
 
     /// Names the connection within this process.
@@ -39,9 +61,38 @@ impl Session {
         &self.connection
     }
 
-    /// What the network does to it.
-    pub fn vitals(&self) -> Vitals {
-        quic::vitals(&self.connection)
+    /// Counters over all its paths.
+    pub fn stats(&self) -> ConnectionStats {
+        self.connection.stats()
+    }
+
+    /// The path that carries the data.
+    pub fn path(&self) -> PathView {
+        *lock(&self.path)
+    }
+
+    /// Another path carries the data, or the same one has changed.
+    pub fn set_path(&self, path: PathView) {
+        *lock(&self.path) = path;
+    }
+
+    /// Asks the peer for a sign of life.
+    pub fn ping(&self) {
+        if let Some(path) = self.connection.path(self.path().id) {
+            // A closed path answers as little as a dead peer.
+            let _ = path.ping();
+        }
+    }
+
+    /// Remembers the peer's own addresses.
+    pub fn set_hosts(&self, hosts: impl IntoIterator<Item = SocketAddr>) {
+        *lock(&self.hosts) = hosts.into_iter().collect();
+    }
+
+    /// Whether `address` is one that a NAT gave the peer.
+    pub fn is_punched(&self, address: SocketAddr) -> bool {
+        let hosts = lock(&self.hosts);
+        !hosts.is_empty() && !hosts.contains(&address)
     }
 
     /// Whether it can no longer be used.
@@ -74,8 +125,12 @@ impl Session {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Activity) -> T) -> T {
-        act(&mut self.activity.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.activity))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A running request; see [`Session::busy`].

@@ -3,6 +3,8 @@
 use proxystore_shared::EndpointId;
 use serde::Serialize;
 
+use crate::transport::addresses::Nat;
+
 /// One peer that this endpoint has, or recently had, a session with.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct PeerStatus {
@@ -13,7 +15,9 @@ pub struct PeerStatus {
     pub name: Option<String>,
     /// Whether there is a session.
     pub state: PeerState,
-    /// UDP address in use.
+    /// What the session's data goes through.
+    pub path: Option<PathKind>,
+    /// The peer's UDP address in use; none while the data goes through the relay.
     pub address: Option<String>,
     /// Round trip in milliseconds, smoothed.
     pub round_trip_ms: Option<f64>,
@@ -25,8 +29,22 @@ pub struct PeerStatus {
     pub lost_packets: u64,
     /// Requests under way, either direction.
     pub running_requests: u64,
+    /// Why the data goes through the relay, as far as this endpoint can tell.
+    pub why_not_direct: Option<String>,
     /// Why the last attempt to open a session failed.
     pub last_error: Option<String>,
+}
+
+/// What the data between two endpoints goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PathKind {
+    /// The network, to an address of the peer's own.
+    Direct,
+    /// The network, to an address that a NAT gave the peer.
+    Punched,
+    /// The relay, encrypted from end to end.
+    Relayed,
 }
 
 /// Whether there is a session with a peer.
@@ -41,6 +59,15 @@ pub enum PeerState {
     Connected,
 }
 
+/// What is known of the network that this endpoint is in.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct NetworkStatus {
+    /// What is between this endpoint and other networks.
+    pub nat: Nat,
+    /// UDP addresses at which peers try to reach this endpoint.
+    pub addresses: Vec<String>,
+}
+
 /// The connection to the relay.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct RelayStatus {
@@ -50,4 +77,6 @@ pub struct RelayStatus {
     pub connected: bool,
     /// Why not, or why not before.
     pub last_error: Option<String>,
+    /// Whether the relay carries data between endpoints that cannot reach each other. A Python relay does not.
+    pub datagrams: bool,
 }

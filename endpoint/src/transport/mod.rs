@@ -1,6 +1,11 @@
-//! Encrypted connections to peers: one UDP socket ([`socket`]), QUIC over it ([`quic`]), and a TLS handshake in
-//! which both sides prove the keys their ids stand for ([`tls`]).
+//! Encrypted connections to peers: one UDP socket ([`socket`]) that is shared with STUN and joined by the relay
+//! ([`shared_socket`], [`relayed`]), QUIC over it ([`quic`]), and a TLS handshake in which both sides prove the keys
+//! their ids stand for ([`tls`]). [`addresses`] knows where peers may find us.
 
+pub mod addresses;
 pub mod quic;
+pub mod relayed;
+pub mod shared_socket;
 pub mod socket;
+pub mod stun;
 pub mod tls;

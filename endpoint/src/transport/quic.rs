@@ -3,20 +3,22 @@
 //! The crate is `noq`, the maintained fork of quinn (`docs/decisions/0001-noq.md`).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use noq::congestion::Bbr3Config;
 use noq::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use noq::{
-    ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig, PathId,
-    ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig,
+    Runtime as _, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
-use proxystore_shared::PublicKey;
 use proxystore_shared::digest::GROUP_LEN;
+use tokio::sync::mpsc;
 
-use super::tls;
+use super::relayed::SocketEnd;
+use super::shared_socket::{SharedSocket, StunArrival, mapped};
+use super::tls::{self, Expected};
 use crate::identity::Identity;
 
 /// Largest UDP payload probed for. Ten segments of it, the batch handed to the kernel at once, stay under 64 KiB;
@@ -35,11 +37,24 @@ const MAX_STREAMS: u32 = 512;
 /// First congestion window, in bytes: 1 MB halves the time to full speed at 40 ms round trip.
 const INITIAL_WINDOW: u64 = 1 << 20;
 
-/// Keep-alives make silence meaningful: a peer that is alive is heard of every second.
+/// Paths of a connection at once: the relayed one, one for each pair of addresses that a round finds to work, and one
+/// to replace each while it closes.
+const MAX_PATHS: u32 = 8;
+
+/// Addresses of a peer that are probed.
+pub const MAX_CANDIDATES: u8 = 8;
+
+/// Keep-alives make silence meaningful: a peer that is alive is heard of every second on a direct path.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// Silence after which a connection is given up.
-const MAX_IDLE: Duration = Duration::from_secs(10);
+/// Silence after which a path is given up. A direct one that has work to do is found dead much sooner.
+pub const MAX_IDLE: Duration = Duration::from_secs(10);
+
+/// Silence after which a connection without any path that works is given up.
+const MAX_CONNECTION_IDLE: Duration = Duration::from_secs(30);
+
+/// STUN messages that wait to be read; more are dropped, and asked for again.
+const STUN_QUEUE: usize = 16;
 
 /// Connections that wait for their handshake at once; more are refused without work.
 const MAX_INCOMING: usize = 256;
@@ -77,42 +92,36 @@ pub struct Quic {
 }
 
 impl Quic {
-    /// Takes the socket over. Must be called within a tokio runtime.
-    pub fn new(socket: UdpSocket, identity: Identity) -> io::Result<Self> {
+    /// Takes the socket over, and joins it with the way through the relay. What of STUN arrives is handed to the
+    /// receiver. Must be called within a tokio runtime.
+    pub fn new(
+        socket: UdpSocket,
+        relay: SocketEnd,
+        identity: Identity,
+    ) -> io::Result<(Self, mpsc::Receiver<StunArrival>)> {
         let transport = Arc::new(transport_config());
         let crypto = QuicServerConfig::try_from(tls::server_config(&identity).map_err(io::Error::other)?);
         let mut server = ServerConfig::with_crypto(Arc::new(crypto.map_err(io::Error::other)?));
         server.transport_config(transport.clone()).max_incoming(MAX_INCOMING);
-        let endpoint =
-            Endpoint::new(endpoint_config(&identity)?, Some(server), socket, Arc::new(TokioRuntime))?;
-        Ok(Self { endpoint, identity, transport })
+        let (stun, stun_arrivals) = mpsc::channel(STUN_QUEUE);
+        let socket = SharedSocket::new(TokioRuntime.wrap_udp_socket(socket)?, relay, stun)?;
+        let config = endpoint_config(&identity)?;
+        let runtime = Arc::new(TokioRuntime);
+        let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), Box::new(socket), runtime)?;
+        Ok((Self { endpoint, identity, transport }, stun_arrivals))
     }
 
-    /// The socket's address.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.endpoint.local_addr()
-    }
-
-    /// Connects to `address` and accepts only `key` there. The caller bounds the time.
-    pub async fn dial(&self, address: SocketAddr, key: PublicKey) -> Result<Connection, ConnectError> {
-        let crypto = QuicClientConfig::try_from(tls::client_config(&self.identity, key)?)
+    /// Connects to `address` and accepts only the `expected` peer there. The caller bounds the time.
+    pub async fn dial(&self, address: SocketAddr, expected: Expected) -> Result<Connection, ConnectError> {
+        let crypto = QuicClientConfig::try_from(tls::client_config(&self.identity, expected)?)
             .map_err(|error| rustls::Error::General(error.to_string()))?;
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(self.transport.clone());
         let connecting = self
             .endpoint
-            .connect_with(config, self.dialable(address), tls::SERVER_NAME)
+            .connect_with(config, mapped(address), tls::SERVER_NAME)
             .map_err(|error| ConnectError::Address { address, reason: error.to_string() })?;
         connecting.await.map_err(|error| ConnectError::Failed { address, error })
-    }
-
-    /// A socket for both families takes IPv4 addresses in their IPv6 form.
-    fn dialable(&self, address: SocketAddr) -> SocketAddr {
-        let both = self.endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
-        match address.ip() {
-            IpAddr::V4(v4) if both => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
-            _ => address,
-        }
     }
 
     /// The next peer that dials us; none once closed.
@@ -147,38 +156,6 @@ impl From<CloseCode> for VarInt {
     }
 }
 
-/// What the network is doing to a connection.
-#[derive(Debug, Clone, Copy)]
-pub struct Vitals {
-    /// The peer's address.
-    pub address: Option<SocketAddr>,
-    /// Smoothed round trip.
-    pub round_trip: Duration,
-    /// UDP datagrams received: grows at least every [`KEEP_ALIVE`] while the peer lives.
-    pub received_datagrams: u64,
-    /// UDP bytes received.
-    pub received_bytes: u64,
-    /// UDP bytes sent.
-    pub sent_bytes: u64,
-    /// Packets lost.
-    pub lost_packets: u64,
-}
-
-/// Reads a connection's counters.
-pub fn vitals(connection: &Connection) -> Vitals {
-    let stats = connection.stats();
-    let path = connection.path(PathId::ZERO);
-    let address = path.as_ref().and_then(|path| path.remote_address().ok());
-    Vitals {
-        address: address.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())),
-        round_trip: connection.rtt(PathId::ZERO).unwrap_or_default(),
-        received_datagrams: stats.udp_rx.datagrams,
-        received_bytes: stats.udp_rx.bytes,
-        sent_bytes: stats.udp_tx.bytes,
-        lost_packets: stats.lost_packets,
-    }
-}
-
 fn endpoint_config(identity: &Identity) -> io::Result<EndpointConfig> {
     let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, identity.reset_secret());
     let mut config = EndpointConfig::new(Arc::new(reset_key));
@@ -200,8 +177,11 @@ fn transport_config() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW))
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_idle_timeout(IdleTimeout::try_from(MAX_IDLE).ok())
+        .default_path_keep_alive_interval(Some(KEEP_ALIVE))
+        .default_path_max_idle_timeout(Some(MAX_IDLE))
+        .max_idle_timeout(IdleTimeout::try_from(MAX_CONNECTION_IDLE).ok())
+        .max_concurrent_multipath_paths(MAX_PATHS)
+        .max_remote_nat_traversal_addresses(MAX_CANDIDATES)
         .datagram_receive_buffer_size(None)
         .mtu_discovery_config(Some(mtu))
         .congestion_controller_factory(Arc::new(congestion));

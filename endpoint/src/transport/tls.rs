@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use proxystore_shared::PublicKey;
 use proxystore_shared::frame::ALPN;
+use proxystore_shared::{EndpointId, PublicKey};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
 use rustls::crypto::ring::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256};
@@ -59,10 +59,28 @@ pub fn server_config(identity: &Identity) -> Result<ServerConfig, Error> {
     Ok(config)
 }
 
-/// For dialling: only `peer`.
-pub fn client_config(identity: &Identity, peer: PublicKey) -> Result<ClientConfig, Error> {
+/// Whom a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// The peer with this key.
+    Key(PublicKey),
+    /// The peer whose key this certified id stands for; no other id names a key.
+    Certified(EndpointId),
+}
+
+impl Expected {
+    fn is(self, key: PublicKey) -> bool {
+        match self {
+            Self::Key(expected) => expected == key,
+            Self::Certified(id) => id.certifies(&key),
+        }
+    }
+}
+
+/// For dialling: only the `expected` peer.
+pub fn client_config(identity: &Identity, expected: Expected) -> Result<ClientConfig, Error> {
     let provider = provider();
-    let verifier = Arc::new(OnePeer { key: peer, algorithms: provider.signature_verification_algorithms });
+    let verifier = Arc::new(OnePeer { expected, algorithms: provider.signature_verification_algorithms });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])?
         .dangerous()
@@ -105,7 +123,7 @@ fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
 
 #[derive(Debug)]
 struct OnePeer {
-    key: PublicKey,
+    expected: Expected,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -119,7 +137,7 @@ impl ServerCertVerifier for OnePeer {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match public_key_of(end_entity) {
-            Some(key) if key == self.key => Ok(ServerCertVerified::assertion()),
+            Some(key) if self.expected.is(key) => Ok(ServerCertVerified::assertion()),
             _ => Err(not_the_peer()),
         }
     }

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use proxystore_relay::{Relay, SetupError, StartError};
-use proxystore_shared::config::relay::{AuthMethod, GlobusAuth, RelayAuth, RelayConfig};
+use proxystore_shared::config::relay::{AuthMethod, GlobusAuth, RelayAuth};
 use proxystore_shared::relay_message::{CLOSE_FORBIDDEN, CLOSE_UNAUTHORIZED, RelayMessage};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::harness::{Client, registration, soon, start};
+use crate::harness::{Client, loopback, registration, soon, start};
 
 /// Base64 of `relay-id:relay secret` (RFC 7617).
 const RELAY_CREDENTIALS: &str = "authorization: basic cmvsyxktawq6cmvsyxkgc2vjcmv0";
@@ -62,7 +62,7 @@ fn globus(introspection: SocketAddr) -> RelayAuth {
     }
 }
 
-async fn start_with_auth() -> Relay {
+pub async fn start_with_auth() -> Relay {
     let server = introspection_server().await;
     start(|config| config.auth = globus(server)).await
 }
@@ -157,7 +157,7 @@ async fn an_introspection_server_that_never_answers_is_given_up_on() {
 
 #[tokio::test]
 async fn a_bad_introspection_url_stops_the_start() {
-    let mut config = RelayConfig { host: Some("127.0.0.1".into()), port: 0, ..RelayConfig::default() };
+    let mut config = loopback();
     config.auth = globus(([127, 0, 0, 1], 1).into());
     config.auth.kwargs.introspect_url = Some("auth.globus.org".into());
     let error = Relay::start(config).await.expect_err("no URL");

@@ -26,6 +26,7 @@ fn every_key_of_the_sample_exists() {
     let complete: RelayConfig = parse(&with_every_key()).expect("parses");
     complete.validate().expect("valid");
     assert!(complete.host.is_some() && complete.keyfile.is_some() && complete.auth.method.is_some());
+    assert!(complete.udp.host.is_some() && complete.datagrams.bytes_per_day.is_some());
     assert_eq!(complete.message_limit(), RelayConfig::default().message_limit());
     let kwargs = complete.auth.kwargs;
     assert!(kwargs.client_id.is_some() && kwargs.audience.is_some() && kwargs.introspect_url.is_some());

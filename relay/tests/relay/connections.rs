@@ -6,29 +6,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error;
 
-use crate::harness::{Client, eventually, soon, start};
-
-/// Sends a request and returns the whole response; the relay is asked to close after it.
-async fn request(relay: &Relay, head: &str) -> String {
-    let mut stream = TcpStream::connect(relay.local_addr()).await.expect("connects");
-    let request = format!("{head}\r\nHost: relay\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("sends");
-    let mut response = String::new();
-    soon("a response", stream.read_to_string(&mut response)).await.expect("reads");
-    response
-}
+use crate::harness::{Client, eventually, http_request, loopback, soon, start};
 
 #[tokio::test]
 async fn plain_http_is_answered() {
     let relay = start(|_| {}).await;
-    let health = request(&relay, "GET /healthz HTTP/1.1").await;
+    let health = http_request(&relay, "GET /healthz HTTP/1.1").await;
     assert!(health.starts_with("HTTP/1.1 200 ") && health.ends_with("\r\n\r\nok"), "{health}");
-    let hint = request(&relay, "GET / HTTP/1.1").await;
+    let hint = http_request(&relay, "GET / HTTP/1.1").await;
     assert!(hint.starts_with("HTTP/1.1 426 ") && hint.contains("websocket"), "{hint}");
-    assert!(request(&relay, "GET /other HTTP/1.1").await.starts_with("HTTP/1.1 404 "));
-    assert!(request(&relay, "POST /healthz HTTP/1.1").await.starts_with("HTTP/1.1 405 "));
+    assert!(http_request(&relay, "GET /other HTTP/1.1").await.starts_with("HTTP/1.1 404 "));
+    assert!(http_request(&relay, "POST /healthz HTTP/1.1").await.starts_with("HTTP/1.1 405 "));
     let old = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\nSec-WebSocket-Key: AAAA";
-    assert!(request(&relay, old).await.starts_with("HTTP/1.1 426 "));
+    assert!(http_request(&relay, old).await.starts_with("HTTP/1.1 426 "));
 }
 
 #[tokio::test]
@@ -63,7 +53,7 @@ async fn clients_beyond_the_limit_get_503_until_a_place_is_free() {
         Err(Error::Http(response)) => assert_eq!(response.status(), 503),
         other => panic!("expected 503, got {other:?}"),
     }
-    assert!(request(&relay, "GET /healthz HTTP/1.1").await.starts_with("HTTP/1.1 200 "));
+    assert!(http_request(&relay, "GET /healthz HTTP/1.1").await.starts_with("HTTP/1.1 200 "));
     drop(first);
     let place = async { while Client::connect_with(&relay, None).await.is_err() {} };
     soon("a free place", place).await;
@@ -113,7 +103,7 @@ async fn a_relay_without_a_host_serves_ipv4() {
 #[tokio::test]
 async fn a_taken_port_and_a_bad_configuration_are_told_apart() {
     let relay = start(|_| {}).await;
-    let config = |port| RelayConfig { host: Some("127.0.0.1".into()), port, ..RelayConfig::default() };
+    let config = |port| RelayConfig { port, ..loopback() };
     let taken = Relay::start(config(relay.local_addr().port())).await;
     assert!(matches!(taken, Err(StartError::Listen(ListenError::InUse(_)))), "{taken:?}");
     let bad = Relay::start(RelayConfig { max_message_bytes: Some(0), ..config(0) }).await;

@@ -10,16 +10,23 @@ use proxystore_shared::config::relay::RelayConfig;
 use proxystore_shared::relay_message::{
     DescriptionKind, PeerConnection, Registration, RelayMessage, Response,
 };
+use proxystore_shared::relayed::{Envelope, HEADER_LEN, SUBPROTOCOL};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::http::Response as HttpResponse;
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Far beyond anything a healthy relay needs on a loaded machine.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Of every frame that is sent here.
+const ECN: u8 = 1;
+const SEGMENT_LEN: u16 = 1200;
 
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
@@ -36,9 +43,16 @@ pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 pub async fn start(configure: impl FnOnce(&mut RelayConfig)) -> Relay {
-    let mut config = RelayConfig { host: Some("127.0.0.1".into()), port: 0, ..RelayConfig::default() };
+    let mut config = loopback();
     configure(&mut config);
     Relay::start(config).await.expect("starts")
+}
+
+/// On ports that the system chooses.
+pub fn loopback() -> RelayConfig {
+    let mut config = RelayConfig { host: Some("127.0.0.1".into()), port: 0, ..RelayConfig::default() };
+    config.udp.ports = vec![0, 0];
+    config
 }
 
 /// A websocket to a relay.
@@ -53,12 +67,29 @@ impl Client {
     }
 
     pub async fn connect_with(relay: &Relay, authorization: Option<&str>) -> Result<Self, Error> {
+        let headers = authorization.map(|value| ("authorization", value));
+        Self::upgrade(relay, headers.as_slice()).await.map(|(client, _)| client)
+    }
+
+    /// With `headers` in the request; returns the answer too.
+    pub async fn upgrade(
+        relay: &Relay,
+        headers: &[(&'static str, &str)],
+    ) -> Result<(Self, HttpResponse<Option<Vec<u8>>>), Error> {
         let mut request = format!("ws://{}/", relay.local_addr()).into_client_request()?;
-        if let Some(value) = authorization {
-            request.headers_mut().insert("authorization", value.parse().expect("a header value"));
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().expect("a header value"));
         }
-        let (socket, _) = soon("connecting", Box::pin(connect_async(request))).await?;
-        Ok(Self { socket, id: EndpointId::random() })
+        let (socket, response) = soon("connecting", Box::pin(connect_async(request))).await?;
+        Ok((Self { socket, id: EndpointId::random() }, response))
+    }
+
+    /// A client that asked for datagrams.
+    pub async fn extended(relay: &Relay) -> Self {
+        let headers = [("sec-websocket-protocol", SUBPROTOCOL)];
+        let (mut client, _) = Self::upgrade(relay, &headers).await.expect("connects");
+        client.register().await;
+        client
     }
 
     pub async fn registered(relay: &Relay) -> Self {
@@ -91,6 +122,30 @@ impl Client {
                 Message::Text(text) => return text.to_string(),
                 Message::Ping(_) | Message::Pong(_) => {}
                 other => panic!("expected a text frame, got {other:?}"),
+            }
+        }
+    }
+
+    pub async fn send_frame(&mut self, frame: impl Into<Bytes>) {
+        soon("sending", self.socket.send(Message::binary(frame))).await.expect("sends");
+    }
+
+    /// Sends a frame of datagrams.
+    pub async fn send_datagrams(&mut self, peer: EndpointId, datagrams: &[u8]) {
+        self.send_frame(frame_to(peer, datagrams)).await;
+    }
+
+    /// The next frame of datagrams, and who sent it.
+    pub async fn receive_datagrams(&mut self) -> (EndpointId, Vec<u8>) {
+        loop {
+            match soon("datagrams", self.socket.next()).await.expect("open").expect("reads") {
+                Message::Binary(frame) => {
+                    let envelope = Envelope::decode(&frame).expect("decodes");
+                    assert_eq!((envelope.ecn, envelope.segment_len), (ECN, SEGMENT_LEN));
+                    return (envelope.peer, frame[HEADER_LEN..].to_vec());
+                }
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("expected a binary frame, got {other:?}"),
             }
         }
     }
@@ -137,6 +192,28 @@ impl Client {
             error: None,
         })
     }
+}
+
+/// A frame of datagrams for `peer`.
+pub fn frame_to(peer: EndpointId, datagrams: &[u8]) -> Vec<u8> {
+    [&Envelope { peer, ecn: ECN, segment_len: SEGMENT_LEN }.encode(), datagrams].concat()
+}
+
+/// One of a relay's metrics; labels are part of the name.
+pub async fn metric(relay: &Relay, name: &str) -> u64 {
+    let text = http_request(relay, "GET /metrics HTTP/1.1").await;
+    let line = text.lines().find_map(|line| line.strip_prefix("proxystore_relay_")?.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("{name} is missing in: {text}")).trim().parse().expect("a number")
+}
+
+/// Sends a request and returns the whole response; the relay is asked to close after it.
+pub async fn http_request(relay: &Relay, head: &str) -> String {
+    let mut stream = TcpStream::connect(relay.local_addr()).await.expect("connects");
+    let request = format!("{head}\r\nHost: relay\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sends");
+    let mut response = String::new();
+    soon("a response", stream.read_to_string(&mut response)).await.expect("reads");
+    response
 }
 
 pub fn registration(id: EndpointId) -> RelayMessage {

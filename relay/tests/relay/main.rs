@@ -3,10 +3,13 @@
 mod authentication;
 mod configuration;
 mod connections;
+mod datagrams;
 mod forwarding;
 mod harness;
+mod negotiation;
 mod program;
 mod refusals;
 mod registration;
 mod slow_clients;
+mod stun;
 mod tls;

@@ -32,7 +32,9 @@ fn address_of(child: &mut Child) -> String {
 fn help_and_version_are_there() {
     let (code, help) = run(&["--help"]);
     assert_eq!(code, Some(0));
-    for option in ["--config", "--host", "--port", "--log-dir", "--log-level", "SIGTERM", "Exit codes"] {
+    for option in
+        ["--config", "--host", "--port", "--udp-ports", "--log-dir", "--log-level", "SIGTERM", "Exit codes"]
+    {
         assert!(help.contains(option), "{option} is missing in: {help}");
     }
     assert_eq!(run(&["--version"]), (Some(0), format!("relay {}\n", env!("CARGO_PKG_VERSION"))));
@@ -77,7 +79,16 @@ fn a_signal_ends_it_with_exit_code_0_and_a_complete_log() {
         std::fs::write(&config, "port = 1\n[logging]\ncurrent_client_interval = 1").expect("writes");
         let log_dir = log.parent().expect("a directory").to_str().expect("text");
         let mut arguments = vec!["--config", config.to_str().expect("text"), "--log-dir", log_dir];
-        arguments.extend(["--host", "127.0.0.1", "--port", "0", "--log-level", "debug"]);
+        arguments.extend([
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--udp-ports",
+            "0,0",
+            "--log-level",
+            "debug",
+        ]);
         let mut child = relay(&arguments).spawn().expect("starts");
         let address = address_of(&mut child);
         let _half_open = std::net::TcpStream::connect(&address).expect("connects");

@@ -3,7 +3,7 @@
 //! Python refuses unknown keys in `relay.auth` and `relay.ice_servers` and ignores them elsewhere, so ours live
 //! in `storage` and in the top-level tables `peering` and `http`; a directory configured here starts there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -184,6 +184,9 @@ pub struct PeeringConfig {
     pub bind: Option<IpAddr>,
     /// Port of the UDP socket; 0 lets the system choose.
     pub port: u16,
+    /// Addresses at which peers reach that socket besides those that are found out: forwarded by a router, say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<SocketAddr>,
     /// To open a session with a peer, from the offer to the first byte.
     pub connect_timeout: u64,
     /// Without a byte from a peer that owes one.
@@ -194,7 +197,14 @@ pub struct PeeringConfig {
 
 impl Default for PeeringConfig {
     fn default() -> Self {
-        Self { bind: None, port: 0, connect_timeout: 10, read_timeout: 30, session_idle_timeout: 300 }
+        Self {
+            bind: None,
+            port: 0,
+            addresses: Vec::new(),
+            connect_timeout: 10,
+            read_timeout: 30,
+            session_idle_timeout: 300,
+        }
     }
 }
 

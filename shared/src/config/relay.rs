@@ -1,5 +1,7 @@
 //! Configuration of the relay: every key of Python's, and ours.
 
+mod traffic;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use crate::relay_message::DEFAULT_PORT;
+pub use traffic::{RelayDatagrams, RelayUdp};
 
 /// Largest relay message unless configured: a session description has a few kilobytes, and Python's websocket
 /// library refuses frames over 1 MiB.
@@ -38,6 +41,10 @@ pub struct RelayConfig {
     pub max_message_bytes: Option<usize>,
     /// Deadlines and bounds of ours.
     pub limits: RelayLimits,
+    /// UDP ports of ours.
+    pub udp: RelayUdp,
+    /// Datagrams between clients of ours.
+    pub datagrams: RelayDatagrams,
 }
 
 impl Default for RelayConfig {
@@ -51,6 +58,8 @@ impl Default for RelayConfig {
             logging: RelayLogging::default(),
             max_message_bytes: None,
             limits: RelayLimits::default(),
+            udp: RelayUdp::default(),
+            datagrams: RelayDatagrams::default(),
         }
     }
 }
@@ -289,7 +298,8 @@ impl RelayConfig {
         if limits.max_clients == 0 {
             return invalid("limits.max_clients", "must be at least 1");
         }
-        Ok(())
+        self.udp.validate()?;
+        self.datagrams.validate()
     }
 
     /// The bound on a message, configured or not.

@@ -1,0 +1,233 @@
+//! The socket that QUIC runs on: the UDP socket and the relay as one, with STUN taken out.
+//!
+//! QUIC sees IPv6 addresses only. IPv4 ones appear in their mapped form whether or not the UDP socket is one for both
+//! families, and peers that are reached through the relay as [`relayed::address_of`] them. What is STUN is told from
+//! what is QUIC by its first bytes (RFC 7983, RFC 9443), also within the runs of datagrams that the kernel coalesces.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use noq::udp::{EcnCodepoint, RecvMeta, Transmit};
+use noq::{AsyncUdpSocket, UdpSender};
+use proxystore_shared::stun;
+use tokio::sync::mpsc;
+
+use super::relayed::{self, Arrival, Outlet, SocketEnd};
+
+/// A STUN message and its sender.
+pub type StunArrival = (SocketAddr, Vec<u8>);
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct SharedSocket {
+    udp: Box<dyn AsyncUdpSocket>,
+    /// Whether the UDP socket is for IPv4 only.
+    ipv4_only: bool,
+    relay: SocketEnd,
+    /// What did not fit into the buffers of the last call.
+    left_over: Option<Arrival>,
+    stun: mpsc::Sender<StunArrival>,
+    relay_first: bool,
+}
+
+impl SharedSocket {
+    /// Joins the two; STUN goes to `stun`, or nowhere if that is full.
+    pub fn new(
+        udp: Box<dyn AsyncUdpSocket>,
+        relay: SocketEnd,
+        stun: mpsc::Sender<StunArrival>,
+    ) -> io::Result<Self> {
+        let ipv4_only = udp.local_addr()?.is_ipv4();
+        Ok(Self { udp, ipv4_only, relay, left_over: None, stun, relay_first: false })
+    }
+
+    fn poll_udp(
+        &mut self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let received = match self.udp.poll_recv(context, buffers, meta) {
+                Poll::Ready(Ok(received)) => received,
+                other => return other,
+            };
+            let mut kept = 0;
+            for index in 0..received {
+                self.take_stun(&mut buffers[index], &mut meta[index]);
+                if meta[index].len > 0 {
+                    buffers.swap(kept, index);
+                    meta.swap(kept, index);
+                    meta[kept].addr = mapped(meta[kept].addr);
+                    meta[kept].dst_ip = meta[kept].dst_ip.map(mapped_ip);
+                    kept += 1;
+                }
+            }
+            if kept > 0 {
+                return Poll::Ready(Ok(kept));
+            }
+        }
+    }
+
+    /// Takes STUN out of one run of datagrams; the rest moves together.
+    fn take_stun(&self, buffer: &mut [u8], meta: &mut RecvMeta) {
+        let stride = meta.stride.max(1);
+        let mut kept = 0;
+        let mut start = 0;
+        while start < meta.len {
+            let end = (start + stride).min(meta.len);
+            if stun::is_stun(&buffer[start..end]) {
+                // Its sender asks again.
+                let _ = self.stun.try_send((canonical(meta.addr), buffer[start..end].to_vec()));
+            } else {
+                if kept < start {
+                    buffer.copy_within(start..end, kept);
+                }
+                kept += end - start;
+            }
+            start = end;
+        }
+        meta.len = kept;
+    }
+
+    fn poll_relay(
+        &mut self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let mut filled = 0;
+        while filled < buffers.len().min(meta.len()) {
+            let arrival = match self.left_over.take() {
+                Some(arrival) => arrival,
+                None => match self.relay.poll_arrival(context) {
+                    Poll::Ready(arrival) => arrival,
+                    Poll::Pending => break,
+                },
+            };
+            if let Some(received) = self.fill(arrival, &mut buffers[filled]) {
+                meta[filled] = received;
+                filled += 1;
+            }
+        }
+        if filled > 0 { Poll::Ready(Ok(filled)) } else { Poll::Pending }
+    }
+
+    /// Copies as many whole datagrams as fit and keeps the rest; none if not even one does.
+    fn fill(&mut self, mut arrival: Arrival, buffer: &mut [u8]) -> Option<RecvMeta> {
+        let stride = arrival.segment_len.min(arrival.datagrams.len());
+        let fitting = match arrival.datagrams.len() <= buffer.len() {
+            true => arrival.datagrams.len(),
+            false => buffer.len() / stride * stride,
+        };
+        if fitting == 0 {
+            return None;
+        }
+        let now = arrival.datagrams.split_to(fitting);
+        buffer[..fitting].copy_from_slice(&now);
+        let mut meta = RecvMeta::default();
+        meta.addr = relayed::address_of(arrival.peer);
+        meta.len = fitting;
+        meta.stride = stride;
+        meta.ecn = EcnCodepoint::from_bits(arrival.ecn);
+        if !arrival.datagrams.is_empty() {
+            self.left_over = Some(arrival);
+        }
+        Some(meta)
+    }
+}
+
+impl AsyncUdpSocket for SharedSocket {
+    fn create_sender(&self) -> Pin<Box<dyn UdpSender>> {
+        let (udp, relay) = (self.udp.create_sender(), self.relay.outlet());
+        Box::pin(Sender { udp, relay, ipv4_only: self.ipv4_only })
+    }
+
+    fn poll_recv(
+        &mut self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        // In turn, so that neither starves the other.
+        self.relay_first = !self.relay_first;
+        if self.relay_first
+            && let ready @ Poll::Ready(_) = self.poll_relay(context, buffers, meta)
+        {
+            return ready;
+        }
+        if let ready @ Poll::Ready(_) = self.poll_udp(context, buffers, meta) {
+            return ready;
+        }
+        if self.relay_first { Poll::Pending } else { self.poll_relay(context, buffers, meta) }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.udp.local_addr().map(mapped)
+    }
+
+    fn max_receive_segments(&self) -> NonZeroUsize {
+        self.udp.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.udp.may_fragment()
+    }
+}
+
+#[derive(Debug)]
+struct Sender {
+    udp: Pin<Box<dyn UdpSender>>,
+    relay: Outlet,
+    ipv4_only: bool,
+}
+
+impl UdpSender for Sender {
+    fn poll_send(
+        mut self: Pin<&mut Self>,
+        transmit: &Transmit<'_>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(peer) = relayed::peer_at(transmit.destination) {
+            let ecn = transmit.ecn.map_or(0, |ecn| ecn as u8);
+            let segment_len = transmit.segment_size.unwrap_or(transmit.contents.len());
+            self.relay.send(peer, ecn, segment_len, transmit.contents);
+            return Poll::Ready(Ok(()));
+        }
+        if !self.ipv4_only {
+            return self.udp.as_mut().poll_send(transmit, context);
+        }
+        let destination = canonical(transmit.destination);
+        if destination.is_ipv6() {
+            // There is no way to it from here: lost.
+            return Poll::Ready(Ok(()));
+        }
+        let src_ip = transmit.src_ip.map(|ip| ip.to_canonical());
+        self.udp.as_mut().poll_send(&Transmit { destination, src_ip, ..*transmit }, context)
+    }
+
+    fn max_transmit_segments(&self) -> NonZeroUsize {
+        self.udp.max_transmit_segments()
+    }
+}
+
+/// IPv4 in its IPv6 form.
+pub fn mapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(mapped_ip(address.ip()), address.port())
+}
+
+fn mapped_ip(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv6Addr::UNSPECIFIED.into(),
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().into(),
+        IpAddr::V6(_) => ip,
+    }
+}
+
+/// IPv4 in its own form.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

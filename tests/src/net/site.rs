@@ -1,0 +1,103 @@
+//! A site: a host, what is between it and the internet, and the endpoint on it.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+
+use super::endpoint::Endpoint;
+use super::namespace::Namespace;
+use super::nat::Wall;
+use super::plan::Plan;
+use super::proxy::Proxy;
+use super::relay::Relay;
+use super::router::Router;
+use super::segment::{Plug, Segment, Subnet};
+use crate::Site as Configured;
+
+/// The port of every endpoint's HTTP API; each has a machine of its own.
+const HTTP_PORT: u16 = 8765;
+
+/// A host's number on its LAN; a second host is the next one.
+const HOST: u8 = 2;
+
+/// A site whose endpoint runs.
+#[derive(Debug)]
+pub struct Site {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// What it stands on.
+    pub ground: Ground,
+    _proxy: Option<Proxy>,
+}
+
+/// A site without its endpoint.
+#[derive(Debug)]
+pub struct Ground {
+    /// The host.
+    pub host: Arc<Namespace>,
+    /// Its cable.
+    pub plug: Plug,
+    /// Its routers, from the host outwards.
+    pub routers: Vec<Router>,
+    /// What the host is plugged into.
+    segment: Segment,
+}
+
+impl Ground {
+    /// Builds the networks of a site. Its outermost machine is machine `number` of the internet.
+    pub fn new(name: &str, internet: &Segment, number: u8, plan: &Plan) -> Result<Self> {
+        let mut segment = internet.clone();
+        let mut routers = Vec::new();
+        let mut number = number;
+        for (depth, nat) in plan.nats.iter().enumerate().rev() {
+            let wall = if depth == 0 { plan.wall } else { Wall::Open };
+            let router = Router::new(&format!("{name}-router{depth}"), &segment, number, *nat, wall)?;
+            // A provider's own network lies between two routers.
+            let subnet = if depth == 0 { Subnet::private(plan.lan) } else { Subnet::PROVIDER };
+            segment = router.lan("lan", subnet)?;
+            number = HOST;
+            routers.insert(0, router);
+        }
+        Self::plugged(name, segment, number, routers, plan)
+    }
+
+    /// Another host on the same LAN.
+    pub fn neighbour(&self, name: &str, plan: &Plan) -> Result<Self> {
+        Self::plugged(name, self.segment.clone(), HOST + 1, Vec::new(), plan)
+    }
+
+    /// A host on another LAN of the same router.
+    pub fn stranger(&self, name: &str, plan: &Plan) -> Result<Self> {
+        let router = self.routers.first().context("two LANs need a router")?;
+        let segment = router.lan("lanb", Subnet::private(plan.lan))?;
+        Self::plugged(name, segment, HOST, Vec::new(), plan)
+    }
+
+    fn plugged(name: &str, segment: Segment, number: u8, routers: Vec<Router>, plan: &Plan) -> Result<Self> {
+        let host = Namespace::new(name)?;
+        let plug = segment.plug(&host, "eth", number, plan.stack)?;
+        Ok(Self { host, plug, routers, segment })
+    }
+
+    /// Starts an endpoint here.
+    pub async fn settle(self, name: &str, plan: &Plan) -> Result<Site> {
+        let proxy = self.proxy(plan)?;
+        let configured = Configured::build(name, &Relay::url(plan.stack))?.with(|config| {
+            config.port = HTTP_PORT;
+            config.peering.bind = None;
+            // Survives `Endpoint::kill`.
+            config.storage.database_path = Some("blobs.db".into());
+        });
+        let variables = ["http_proxy", "https_proxy"].into_iter();
+        let environment =
+            proxy.iter().flat_map(|proxy| variables.clone().map(|name| (name.into(), proxy.url.clone())));
+        let endpoint = Endpoint::start(&self.host, configured, environment.collect()).await?;
+        Ok(Site { endpoint, ground: self, _proxy: proxy })
+    }
+
+    fn proxy(&self, plan: &Plan) -> Result<Option<Proxy>> {
+        let Some(login) = plan.proxy else { return Ok(None) };
+        let router = self.routers.first().context("a proxy needs a router")?;
+        Proxy::start(router.namespace(), self.segment.gateway(), login).map(Some)
+    }
+}

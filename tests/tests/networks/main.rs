@@ -1,0 +1,6 @@
+//! Real processes on real networks, made of namespaces: which sites connect, by which path, and what happens to them
+//! when networks fail.
+
+mod matrix;
+mod nats;
+mod report;
