@@ -83,10 +83,10 @@ async fn encrypted_relay() -> Result<(Relay, String, TempDir)> {
 async fn a_wrong_password_is_named_and_not_shown() -> Result<()> {
     let Some(proxy) = tinyproxy(LOGIN).await? else { return Ok(()) };
     let relay = relay().await?;
-    for credentials in ["site:wrong@", ""] {
+    for (credentials, status) in [("site:wrong@", "401"), ("", "407")] {
         let site = behind("a", &url(&relay), &proxy.url(credentials))?.start_unregistered().await?;
         let complaint = complaint(&site).await?;
-        for part in [&proxy.url(""), "407", "user and a password"] {
+        for part in [&proxy.url(""), status, "right user and password"] {
             assert!(complaint.contains(part), "{part} in {complaint}");
         }
         assert!(!complaint.contains("wrong"), "{complaint}");

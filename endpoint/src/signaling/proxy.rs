@@ -88,8 +88,10 @@ impl ProxyError {
 
 fn remedy(status: u16) -> &'static str {
     match status {
-        407 => "it wants a user and a password, as in http://user:password@host:3128",
-        401 | 403 | 405 => "ask those who run it to allow CONNECT to this host and port",
+        // Some proxies answer 401 where the password is wrong.
+        401 | 407 => "it wants the right user and password, as in http://user:password@host:3128",
+        403 => "ask those who run it to allow CONNECT to this host and port",
+        405 | 501 => "it does not know CONNECT; is it an HTTP proxy?",
         500.. => "it does not reach the relay; ask those who run it",
         _ => "ask those who run it",
     }
@@ -185,7 +187,8 @@ impl Proxy {
                     return Err(self.nonsense("it sent more than an answer"));
                 }
                 let reason = response.reason.unwrap_or_default();
-                Ok(Some((status, reason.chars().flat_map(char::escape_debug).take(MAX_REASON_LEN).collect())))
+                let printable = reason.chars().filter(|char| !char.is_control());
+                Ok(Some((status, printable.take(MAX_REASON_LEN).collect())))
             }
             Ok(httparse::Status::Partial) if head.len() < MAX_HEAD_LEN => Ok(None),
             Ok(httparse::Status::Partial) => Err(self.nonsense("the head of its answer is over 8 KiB")),

@@ -1,7 +1,7 @@
 //! A report in words.
 
-use super::super::output::table;
 use super::assess::{Expectation, Family, Filtering, Mapping, Relay, Report, Udp};
+use crate::cli::output::table;
 
 /// A table, and behind it what to ask for.
 pub fn describe(report: &Report) -> String {
