@@ -22,6 +22,7 @@ mod relay;
 mod router;
 mod segment;
 mod site;
+mod wire;
 
 use nix::unistd::geteuid;
 
@@ -35,6 +36,7 @@ pub use relay::Relay;
 pub use router::Router;
 pub use segment::{Plug, Segment, Stack, Subnet};
 pub use site::{Ground, Site};
+pub use wire::Wire;
 
 use crate::skipped;
 

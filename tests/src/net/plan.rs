@@ -16,6 +16,8 @@ pub struct Plan {
     pub proxy: Option<ProxyLogin>,
     /// Its private addresses are 192.168.`lan`.x.
     pub lan: u8,
+    /// What the wire to the innermost router does to packets, as options of `wanem`.
+    pub distance: Option<&'static [&'static str]>,
 }
 
 /// Whether a proxy asks for a password.
@@ -31,7 +33,7 @@ impl From<Nat> for Plan {
     /// Behind one router of a kind, speaking IPv4.
     fn from(nat: Nat) -> Self {
         let nats = if nat == Nat::None { Vec::new() } else { vec![nat] };
-        Self { nats, wall: Wall::Open, stack: Stack::V4, proxy: None, lan: 1 }
+        Self { nats, wall: Wall::Open, stack: Stack::V4, proxy: None, lan: 1, distance: None }
     }
 }
 
@@ -54,5 +56,10 @@ impl Plan {
     /// Where nothing but an HTTP proxy leads out.
     pub fn behind_proxy(login: ProxyLogin) -> Self {
         Self { wall: Wall::All, proxy: Some(login), ..Nat::PortRestricted.into() }
+    }
+
+    /// At the far end of a long wire.
+    pub fn over(self, distance: &'static [&'static str]) -> Self {
+        Self { distance: Some(distance), ..self }
     }
 }

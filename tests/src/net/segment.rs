@@ -102,8 +102,13 @@ impl Segment {
         self.subnet
     }
 
+    /// The machine that is its gateway.
+    pub fn gateway(&self) -> &Namespace {
+        &self.gateway
+    }
+
     /// The address of its gateway.
-    pub fn gateway(&self) -> Ipv4Addr {
+    pub fn gateway_address(&self) -> Ipv4Addr {
         self.subnet.v4(GATEWAY)
     }
 
@@ -115,9 +120,30 @@ impl Segment {
             machine.name(),
             self.bridge
         ))?;
+        self.plugged(machine, interface, &port, number, stack)
+    }
+
+    /// Connects `machine` over a wire to the gateway instead, with a device of that name at either end. IPv4 only.
+    pub fn extend(&self, machine: &Arc<Namespace>, device: &str, number: u8) -> Result<Plug> {
+        // Machines at the switch find the one at the far end of the wire at the gateway.
+        self.gateway.set("net/ipv4/ip_forward", "1")?;
+        self.gateway.set(&format!("net/ipv4/conf/{}/proxy_arp", self.bridge), "1")?;
+        self.gateway
+            .ip(&format!("link set {device} up\nroute add {} dev {device}", self.subnet.v4(number)))?;
+        self.plugged(machine, device, device, number, Stack::V4)
+    }
+
+    fn plugged(
+        &self,
+        machine: &Arc<Namespace>,
+        interface: &str,
+        port: &str,
+        number: u8,
+        stack: Stack,
+    ) -> Result<Plug> {
         let plug = Plug {
             switch: self.gateway.clone(),
-            port,
+            port: port.into(),
             machine: machine.clone(),
             interface: interface.into(),
             subnet: self.subnet,

@@ -12,6 +12,7 @@ use super::proxy::Proxy;
 use super::relay::Relay;
 use super::router::Router;
 use super::segment::{Plug, Segment, Subnet};
+use super::wire::Wire;
 use crate::Site as Configured;
 
 /// The port of every endpoint's HTTP API; each has a machine of its own.
@@ -41,6 +42,7 @@ pub struct Ground {
     pub routers: Vec<Router>,
     /// What the host is plugged into.
     segment: Segment,
+    _wire: Option<Wire>,
 }
 
 impl Ground {
@@ -75,8 +77,15 @@ impl Ground {
 
     fn plugged(name: &str, segment: Segment, number: u8, routers: Vec<Router>, plan: &Plan) -> Result<Self> {
         let host = Namespace::new(name)?;
-        let plug = segment.plug(&host, "eth", number, plan.stack)?;
-        Ok(Self { host, plug, routers, segment })
+        let (plug, wire) = match plan.distance {
+            None => (segment.plug(&host, "eth", number, plan.stack)?, None),
+            Some(options) => {
+                let device = format!("eth{number}");
+                let wire = Wire::lay([segment.gateway(), &host], &device, options)?;
+                (segment.extend(&host, &device, number)?, Some(wire))
+            }
+        };
+        Ok(Self { host, plug, routers, segment, _wire: wire })
     }
 
     /// Starts an endpoint here.
@@ -98,6 +107,6 @@ impl Ground {
     fn proxy(&self, plan: &Plan) -> Result<Option<Proxy>> {
         let Some(login) = plan.proxy else { return Ok(None) };
         let router = self.routers.first().context("a proxy needs a router")?;
-        Proxy::start(router.namespace(), self.segment.gateway(), login).map(Some)
+        Proxy::start(router.namespace(), self.segment.gateway_address(), login).map(Some)
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use proxystore_tests::net::PathKind::{Direct, Relayed};
-use proxystore_tests::net::{self, Nat, Pair, PathKind};
-use proxystore_tests::{PATIENCE, noise};
+use proxystore_tests::net::{self, Nat, Pair, PathKind, Plan};
+use proxystore_tests::process::program;
+use proxystore_tests::{PATIENCE, noise, skipped};
 use tokio::time::{Instant, sleep};
 
 /// The object under way when something happens, in bytes.
@@ -43,6 +44,23 @@ async fn fetch_despite(pair: &Pair, path: PathKind, fault: impl Future<Output = 
     ensure!(fetched.with_context(|| pair.logs())?.bytes == noise(LARGE, 3), "other bytes than those stored");
     works(pair).await?;
     pair.uses(path).await
+}
+
+/// Two sites behind routers, one of them far away; only where the emulator of distance is built.
+async fn distant_pair(distance: &'static [&'static str]) -> Result<Option<Pair>> {
+    if !net::possible() {
+        return Ok(None);
+    }
+    if let Err(missing) = program("wanem") {
+        skipped(&format!("sites far apart: {missing}"));
+        return Ok(None);
+    }
+    let b = Plan::from(Nat::PortRestricted).over(distance);
+    let pair = Pair::with("").a(Nat::PortRestricted).b(b).start().await?;
+    pair.b.endpoint.put("large", None, noise(LARGE, 3)).await?;
+    works(&pair).await?;
+    pair.uses(Direct).await?;
+    Ok(Some(pair))
 }
 
 async fn received(pair: &Pair) -> Result<u64> {
@@ -176,4 +194,17 @@ async fn the_peer_sleeps() -> Result<()> {
     ensure!(answer.as_ref().err().is_none_or(|error| !net::hung(error)), "{answer:?}");
     works(&pair).await?;
     pair.uses(Direct).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_hundred_milliseconds_lie_between_the_sites() -> Result<()> {
+    let Some(pair) = distant_pair(&["--round-trip", "300", "--rate", "100"]).await? else { return Ok(()) };
+    fetch_despite(&pair, Direct, async { Ok(()) }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_arrive_twice_and_overtake_each_other() -> Result<()> {
+    let distance = &["--round-trip", "20", "--rate", "100", "--duplicate", "0.05", "--reorder", "0.05"];
+    let Some(pair) = distant_pair(distance).await? else { return Ok(()) };
+    fetch_despite(&pair, Direct, async { Ok(()) }).await
 }

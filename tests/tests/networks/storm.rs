@@ -158,6 +158,7 @@ async fn storm(pair: &Pair, kinds: u32) -> Result<()> {
     worked?;
     pair.registered().await?;
     let acknowledged = load.acknowledged.lock().unwrap().clone();
+    println!("{} puts were acknowledged", acknowledged.len());
     ensure!(acknowledged.len() > 20, "only {} puts succeeded", acknowledged.len());
     for object in &acknowledged {
         let at = load.site(object.at_b);

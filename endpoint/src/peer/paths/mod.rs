@@ -193,11 +193,13 @@ impl Paths {
     fn act(&mut self, action: Action) {
         match action {
             Action::Prefer(preferred) => self.prefer(preferred),
-            Action::Ping(id) => drop(self.connection.path(id).map(|path| path.ping())),
+            Action::Ping(id) => {
+                let _ = self.connection.path(id).map(|path| path.ping());
+            }
             Action::Close(id) => {
                 debug!(peer = %self.peer, path = %id, "closing a path");
                 self.open.remove(&id);
-                drop(self.connection.path(id).map(|path| path.close()));
+                let _ = self.connection.path(id).map(|path| path.close());
             }
             Action::StartRound => match self.connection.initiate_nat_traversal_round() {
                 Ok(probed) => debug!(peer = %self.peer, ?probed, "looking for a direct path"),
