@@ -29,6 +29,7 @@ use crate::identity::Identity;
 use crate::signaling::{self, RelayLogin, Signaling};
 use crate::storage::Storage;
 use crate::transport::addresses::{Addresses, Means};
+use crate::transport::mapping::PortMapper;
 use crate::transport::quic::{CloseCode, Quic};
 use crate::transport::relayed;
 use crate::transport::tls::proven_key;
@@ -82,11 +83,13 @@ impl PeerManager {
         let local = options.socket.local_addr()?;
         let socket = options.socket.try_clone()?;
         let (quic, stun) = Quic::new(options.socket, socket_end, options.identity.clone())?;
+        let (mapper, forwarded) = PortMapper::new(local);
         let (finder, addresses) = Addresses::new(Means {
             local,
             socket,
             stun,
             configured: options.config.addresses.clone(),
+            forwarded,
             relay_host: signaling::host_of(&options.relay.address),
             offer: signaling.offer(),
         });
@@ -110,6 +113,9 @@ impl PeerManager {
         let manager = Self { context };
         let (inbox, messages) = mpsc::channel(INBOX);
         manager.spawn(finder.run(manager.context.stop.clone()));
+        if manager.context.config.port_mapping {
+            manager.spawn(mapper.run(manager.context.stop.clone()));
+        }
         // Peers that are reached through the relay are told of the end through it.
         let leave_relay = CancellationToken::new();
         manager.spawn(signaling::run(options.relay, outbox, inbox, leave_relay.clone()));

@@ -1,5 +1,5 @@
 //! Where peers may find this endpoint, kept up to date: the addresses of its interfaces, those that its configuration
-//! names, and those that the relay sees its socket at.
+//! names or a router forwards from, and those that the relay sees its socket at.
 //!
 //! One task owns the list and publishes it. Nothing waits for it: sessions are opened with what is known, and told of
 //! what becomes known later.
@@ -75,6 +75,8 @@ pub struct Means {
     pub stun: mpsc::Receiver<StunArrival>,
     /// Addresses that the configuration names.
     pub configured: Vec<SocketAddr>,
+    /// The address from which a router forwards to us.
+    pub forwarded: watch::Receiver<Option<SocketAddr>>,
     /// The relay's host.
     pub relay_host: Option<String>,
     /// What the relay offers.
@@ -113,6 +115,7 @@ impl Addresses {
                 _ = looks.tick() => {}
                 _ = refresh.tick() => self.ask().await,
                 Ok(()) = self.means.offer.changed() => self.ask().await,
+                Ok(()) = self.means.forwarded.changed() => {}
                 Some((from, datagram)) = self.means.stun.recv() => self.hear(from, &datagram),
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => self.send_due(),
             }
@@ -156,7 +159,9 @@ impl Addresses {
         let settled = self.client.outcomes().filter(|(_, outcome)| *outcome != Outcome::Open);
         self.settled.extend(settled.map(|(question, outcome)| (question.server, outcome)));
         let outcomes: Vec<_> = self.settled.values().copied().collect();
-        let current = assess(hosts, &self.means.configured, &outcomes);
+        let forwarded = *self.means.forwarded.borrow_and_update();
+        let named: Vec<_> = self.means.configured.iter().copied().chain(forwarded).collect();
+        let current = assess(hosts, &named, &outcomes);
         self.published.send_if_modified(|published| {
             if *published == current {
                 return false;
@@ -191,7 +196,7 @@ pub(crate) async fn resolve(host: &str) -> Vec<IpAddr> {
 }
 
 /// What the relay's answers, or its silence, mean.
-fn assess(hosts: Vec<SocketAddr>, configured: &[SocketAddr], outcomes: &[Outcome]) -> LocalAddresses {
+fn assess(hosts: Vec<SocketAddr>, named: &[SocketAddr], outcomes: &[Outcome]) -> LocalAddresses {
     let mut seen = Vec::new();
     for outcome in outcomes {
         if let Outcome::Mapped(address) = outcome
@@ -210,7 +215,8 @@ fn assess(hosts: Vec<SocketAddr>, configured: &[SocketAddr], outcomes: &[Outcome
     } else {
         Nat::Steady
     };
-    let reflexive = configured.iter().chain(&seen).filter(|address| !hosts.contains(address));
+    let not_named = seen.iter().filter(|address| !named.contains(address));
+    let reflexive = named.iter().chain(not_named).filter(|address| !hosts.contains(address));
     let reflexive = reflexive.map(|address| Candidate { address: *address, kind: CandidateKind::Reflexive });
     let own = hosts.iter().map(|address| Candidate { address: *address, kind: CandidateKind::Host });
     LocalAddresses { candidates: reflexive.chain(own).collect(), nat }

@@ -188,6 +188,9 @@ pub struct PeeringConfig {
     /// Addresses at which peers reach that socket besides those that are found out: forwarded by a router, say.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<SocketAddr>,
+    /// Whether the site's router is asked to forward the port (PCP, NAT-PMP).
+    #[serde(skip_serializing_if = "is_true")]
+    pub port_mapping: bool,
     /// HTTP proxy on the way to the relay; absent for what the environment says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxySetting>,
@@ -205,6 +208,7 @@ impl Default for PeeringConfig {
             bind: None,
             port: 0,
             addresses: Vec::new(),
+            port_mapping: true,
             proxy: None,
             connect_timeout: 10,
             read_timeout: 30,
