@@ -1,8 +1,8 @@
 //! A minute of faults at random under a constant load: nothing that was acknowledged is lost, nothing is corrupted, no
 //! request hangs, and afterwards nothing is left over.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -72,15 +72,19 @@ impl Load<'_> {
         Ok(())
     }
 
+    fn list(&self) -> MutexGuard<'_, Vec<Stored>> {
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known(&self, random: &mut StdRng) -> Option<Stored> {
-        let acknowledged = self.acknowledged.lock().unwrap();
+        let acknowledged = self.list();
         (!acknowledged.is_empty()).then(|| acknowledged[random.random_range(0..acknowledged.len())].clone())
     }
 
     async fn store(&self, through: &Site, object: Stored) -> Result<()> {
         let at = self.site(object.at_b).endpoint.id;
         through.endpoint.put(&object.name, Some(at), noise(object.len, object.seed)).await?;
-        self.acknowledged.lock().unwrap().push(object);
+        self.list().push(object);
         Ok(())
     }
 
@@ -157,7 +161,7 @@ async fn storm(pair: &Pair, kinds: u32) -> Result<()> {
     happened.context("a fault")?;
     worked?;
     pair.registered().await?;
-    let acknowledged = load.acknowledged.lock().unwrap().clone();
+    let acknowledged = load.list().clone();
     println!("{} puts were acknowledged", acknowledged.len());
     ensure!(acknowledged.len() > 20, "only {} puts succeeded", acknowledged.len());
     for object in &acknowledged {
