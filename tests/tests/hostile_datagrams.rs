@@ -32,7 +32,7 @@ async fn answered(target: SocketAddr, datagrams: &[Vec<u8>]) -> Result<usize> {
     for datagram in datagrams {
         stranger.send_to(datagram, target).await?;
     }
-    let (mut bytes, mut buffer) = (0, [0; 65_536]);
+    let (mut bytes, mut buffer) = (0, vec![0; 65_536]);
     while let Ok(received) = timeout(WAIT, stranger.recv(&mut buffer)).await {
         bytes += received?;
     }

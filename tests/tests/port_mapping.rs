@@ -78,11 +78,14 @@ impl Lab {
         let dir = tempfile::tempdir()?;
         let (config, pid) = (dir.path().join("miniupnpd.conf"), dir.path().join("pid"));
         std::fs::write(&config, CONFIG)?;
-        let program = Program::start(&router, Path::new(MINIUPNPD), &dir.path().join("log"), |command| {
+        let log = dir.path().join("log");
+        let program = Program::start(&router, Path::new(MINIUPNPD), &log, |command| {
             command.arg("-d").arg("-f").arg(config).arg("-P").arg(pid);
         })?;
         let listens = || router.output("ss", &["-Hlun"]).is_ok_and(|sockets| sockets.contains(":5351"));
-        until("miniupnpd listens", listens).await.with_context(|| program.log())?;
+        until("miniupnpd listens", listens)
+            .await
+            .with_context(|| std::fs::read_to_string(log).unwrap_or_default())?;
         Ok(Self { host, router, stranger, _program: program, _dir: dir })
     }
 
