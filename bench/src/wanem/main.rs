@@ -6,7 +6,7 @@
 mod carrier;
 mod link;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -103,7 +103,9 @@ fn fail(error: &anyhow::Error) -> ! {
 
 fn report(direction: &str, counters: &Counters, late: u64) {
     let Counters { packets, bytes, lost, overflowed, duplicated, reordered } = counters;
-    println!(
+    // Whoever started this may have ended already, and does not want to know.
+    let _ = writeln!(
+        std::io::stdout(),
         "{direction}: {packets} packets, {bytes} bytes, {lost} lost, {overflowed} overflowed, \
          {duplicated} duplicated, {reordered} reordered, {late} late"
     );
