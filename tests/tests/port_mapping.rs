@@ -83,9 +83,7 @@ impl Lab {
             command.arg("-d").arg("-f").arg(config).arg("-P").arg(pid);
         })?;
         let listens = || router.output("ss", &["-Hlun"]).is_ok_and(|sockets| sockets.contains(":5351"));
-        until("miniupnpd listens", listens)
-            .await
-            .with_context(|| std::fs::read_to_string(log).unwrap_or_default())?;
+        until("miniupnpd listens", listens).await.with_context(|| program.log())?;
         Ok(Self { host, router, stranger, _program: program, _dir: dir })
     }
 

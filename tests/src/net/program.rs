@@ -1,7 +1,7 @@
 //! A program of ours, or another's, that runs in a namespace.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use super::namespace::Namespace;
 #[derive(Debug)]
 pub struct Program {
     child: Child,
+    log: PathBuf,
     _namespace: Arc<Namespace>,
 }
 
@@ -33,7 +34,12 @@ impl Program {
         configure(&mut command);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
-        Ok(Self { child, _namespace: namespace.clone() })
+        Ok(Self { child, log: log.to_owned(), _namespace: namespace.clone() })
+    }
+
+    /// What it printed, for people who look for the cause of a failure.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_else(|error| format!("{}: {error}", self.log.display()))
     }
 
     /// Stops it as a laptop does that sleeps.
