@@ -50,6 +50,13 @@ impl From<ReadExactError> for WireError {
 /// Bytes read at a time: progress within this much counts as life.
 const READ_STEP: usize = 64 * 1024;
 
+/// More bytes than this wait until smaller requests and answers have gone out: beside a large object these would
+/// wait for all that is queued of it.
+const BULK_LEN: usize = 64 * 1024;
+
+/// Below the priority that streams have of themselves, which is 0.
+const BULK_PRIORITY: i32 = -1;
+
 async fn within<T, E: Into<WireError>>(
     limit: Duration,
     action: impl Future<Output = Result<T, E>>,
@@ -80,8 +87,11 @@ pub async fn send_header<T: Serialize>(
     within(limit, send.write_chunk(frame::encode(header)?)).await
 }
 
-/// Sends bytes without copying them, one segment at a time, each within `limit`.
+/// Sends bytes without copying them, one segment at a time, each within `limit`. Many bytes give way to few.
 pub async fn send_bytes(send: &mut SendStream, segments: &[Bytes], limit: Duration) -> Result<(), WireError> {
+    if segments.iter().map(Bytes::len).sum::<usize>() > BULK_LEN {
+        send.set_priority(BULK_PRIORITY).map_err(|error| WireError::Gone(error.to_string()))?;
+    }
     for segment in segments {
         within(limit, send.write_chunk(segment.clone())).await?;
     }

@@ -7,11 +7,15 @@ use std::net::IpAddr;
 
 use hyper_util::client::proxy::matcher::Matcher;
 use proxystore_shared::config::endpoint::ProxySetting;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::http::Uri;
 
 use super::RelayLogin;
 use super::proxy::{Proxy, ProxyError};
+
+/// What TCP paces the connection by: BBR does not take each lost packet for a full line, as the usual cubic does.
+const CONGESTION_CONTROL: &[u8] = b"bbr";
 
 /// Why there is no connection to the relay.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +95,8 @@ impl Route {
             None => TcpStream::connect(&relay).await.map_err(|source| unreachable(&relay, source))?,
         };
         stream.set_nodelay(true).map_err(|source| unreachable(&relay, source))?;
+        // Where the system lacks it or does not allow it, its default does.
+        let _ = SockRef::from(&stream).set_tcp_congestion(CONGESTION_CONTROL);
         Ok(stream)
     }
 }

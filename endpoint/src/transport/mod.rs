@@ -1,8 +1,9 @@
 //! Encrypted connections to peers: one UDP socket ([`socket`]) that is shared with STUN and joined by the relay
-//! ([`shared_socket`], [`relayed`]), QUIC over it ([`quic`]), and a TLS handshake in which both sides prove the keys
+//! ([`shared_socket`], [`relayed`]), QUIC over it ([`quic`], [`congestion`]), and a TLS handshake in which both sides prove the keys
 //! their ids stand for ([`tls`]). [`addresses`] knows where peers may find us, with the help of [`stun`] and [`mapping`].
 
 pub mod addresses;
+mod congestion;
 pub mod mapping;
 pub mod quic;
 pub mod relayed;

@@ -8,7 +8,6 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use noq::congestion::Bbr3Config;
 use noq::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use noq::{
     ClientConfig, Connection, Endpoint, EndpointConfig, FourTuple, IdleTimeout, Incoming, MtuDiscoveryConfig,
@@ -17,6 +16,7 @@ use noq::{
 use proxystore_shared::digest::GROUP_LEN;
 use tokio::sync::mpsc;
 
+use super::congestion;
 use super::relayed::{self, SocketEnd};
 use super::shared_socket::{SharedSocket, StunArrival, mapped};
 use super::tls::{self, Expected};
@@ -203,8 +203,6 @@ fn endpoint_config(identity: &Identity) -> io::Result<EndpointConfig> {
 fn transport_config() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MAX_UDP_PAYLOAD);
-    let mut congestion = Bbr3Config::default();
-    congestion.initial_window(INITIAL_WINDOW);
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
@@ -212,6 +210,9 @@ fn transport_config() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW))
+        // Groups that share the connection evenly end together, and the next are asked for together: that costs a pause
+        // of a round trip in every 16 MiB.
+        .send_fairness(false)
         .default_path_keep_alive_interval(Some(KEEP_ALIVE))
         .default_path_max_idle_timeout(Some(MAX_IDLE))
         .max_idle_timeout(IdleTimeout::try_from(MAX_CONNECTION_IDLE).ok())
@@ -219,6 +220,6 @@ fn transport_config() -> TransportConfig {
         .max_remote_nat_traversal_addresses(MAX_CANDIDATES)
         .datagram_receive_buffer_size(None)
         .mtu_discovery_config(Some(mtu))
-        .congestion_controller_factory(Arc::new(congestion));
+        .congestion_controller_factory(Arc::new(congestion::Factory::new(INITIAL_WINDOW)));
     config
 }
