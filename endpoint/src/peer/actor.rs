@@ -114,7 +114,9 @@ impl Actor {
                 () = at(deadline) => self.step(Input::Tick),
                 _ = housekeeping.tick() => self.housekeep(),
             }
+            self.publish();
         }
+        self.context.sessions.remove(&self.peer);
         // Whoever wrote to us meanwhile sees the channel closed and starts a new task.
         self.commands.close();
         self.context.expected.retain(|_, peer| *peer != self.peer);
@@ -162,6 +164,19 @@ impl Actor {
     fn current(&self) -> Option<&Arc<Session>> {
         let id = self.negotiation.in_use()?;
         self.sessions.get(&id).filter(|session| !session.is_closed())
+    }
+
+    /// Requests find the session without asking this task.
+    fn publish(&self) {
+        let current = self.current();
+        let published = self.context.sessions.get(&self.peer).map(|session| session.id());
+        if published == current.map(|session| session.id()) {
+            return;
+        }
+        match current {
+            Some(session) => drop(self.context.sessions.insert(self.peer, session.clone())),
+            None => drop(self.context.sessions.remove(&self.peer)),
+        }
     }
 
     fn read_message(&mut self, message: PeerConnection) {

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::actor::Command;
 use super::pins::Pins;
+use super::session::Session;
 use crate::signaling::Signaling;
 use crate::storage::Storage;
 use crate::transport::addresses::LocalAddresses;
@@ -40,6 +41,8 @@ pub struct Context {
     pub storage: Arc<dyn Storage>,
     /// The task of each peer.
     pub actors: DashMap<EndpointId, mpsc::Sender<Command>>,
+    /// The session that requests take to each peer, as its task has it.
+    pub sessions: DashMap<EndpointId, Arc<Session>>,
     /// Whose key this is, for peers that have described themselves.
     pub expected: DashMap<PublicKey, EndpointId>,
     /// A peer has described itself.

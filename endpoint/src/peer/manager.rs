@@ -104,6 +104,7 @@ impl PeerManager {
             pins: Pins::load(options.known_peers)?,
             storage: options.storage,
             actors: DashMap::new(),
+            sessions: DashMap::new(),
             expected: DashMap::new(),
             described: Notify::new(),
             stop: options.stop,
@@ -176,6 +177,10 @@ impl PeerManager {
         peer: EndpointId,
         instead_of: Option<ConnectionId>,
     ) -> Result<Arc<Session>, PeerError> {
+        let open = self.context.sessions.get(&peer).map(|session| session.clone());
+        if let Some(session) = open.filter(|open| Some(open.id()) != instead_of && !open.is_closed()) {
+            return Ok(session);
+        }
         let limit = self.context.config.connect_timeout() + SESSION_SLACK;
         let asking = async {
             // A task that is just ending may take the question with it; the second try meets a new one.
