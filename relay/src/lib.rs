@@ -25,7 +25,7 @@ mod metrics;
 mod outbox;
 mod rate;
 mod read_ahead;
-mod routing;
+pub mod routing;
 mod server;
 mod session;
 mod stun;
