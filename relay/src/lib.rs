@@ -30,6 +30,7 @@ mod server;
 mod session;
 mod stun;
 mod tls;
+mod write_through;
 
 pub use auth::SetupError;
 pub use listen::ListenError;
