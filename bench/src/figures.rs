@@ -52,7 +52,7 @@ pub enum Bar {
 /// One thing, measured on one contestant.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
-    /// What was done.
+    /// What was done; without commas.
     pub what: String,
     /// Bytes of an object or message.
     pub bytes: usize,
@@ -144,7 +144,7 @@ impl Figures {
 fn bar(figure: &Figure, times: Option<f64>) -> String {
     let text = match figure.bar {
         None => return String::new(),
-        Some(Bar::Times(bar)) => format!("at least {bar} ×"),
+        Some(Bar::Times(bar)) => format!("at least {} ×", readable(bar)),
         Some(Bar::AtMost(bar)) => format!("at most {bar}"),
         Some(Bar::AtLeast(bar)) => format!("at least {bar}"),
     };

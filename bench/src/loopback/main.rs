@@ -195,7 +195,7 @@ async fn round_trips(ours: &mut Contestant, key: &Path, port: u16, figures: &mut
         }
     }
     let (remote, local, bare) = (median(remote), median(local), median(bare));
-    let what = "peer get, its parts";
+    let what = "parts of a peer get";
     figures.add(milliseconds(what, len, OURS, remote));
     figures.add(milliseconds(what, len, "bare QUIC", bare));
     figures.add(milliseconds(what, len, "local get", local));

@@ -27,7 +27,7 @@ const BAR: f64 = 20_000.0;
 pub async fn measure(python: Option<&Path>, figures: &mut Figures) -> Result<()> {
     let relay = Relay::ours()?;
     let rounds = rounds_of([Site::ours(Some(&relay))?, Site::ours(Some(&relay))?]).await?;
-    let what = "peer get, 10,000 objects";
+    let what = "peer get of 10000 objects";
     let ours = figure(what, SMALL, MANY, OURS, &rounds);
     figures.add(crate::Figure { bar: Some(Bar::AtLeast(BAR)), ..ours });
     if let Some(python) = python {

@@ -159,7 +159,8 @@ async fn send(pair: &mut [Client], count: usize) -> Result<usize> {
     for _ in 0..count {
         sender.send(message.clone()).await?;
         let received = receiver.receive().await?;
-        ensure!(received.len() == message.len(), "{} bytes of {}", received.len(), message.len());
+        // Python writes a message anew, with blanks.
+        ensure!(received.len() >= message.len(), "{} bytes of {}", received.len(), message.len());
     }
     Ok(count)
 }
