@@ -1,35 +1,19 @@
 //! Where the objects go: a directory, a Redis server and an endpoint, which live as long as the run.
 
-use std::env;
-use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use proxystore::connectors::{EndpointConnector, FileConnector, RedisConnector};
 use proxystore::{Connector, Store};
+use proxystore_bench::programs::{Program, beside, free_port, redis};
 use proxystore_endpoint::transport::tls::install_provider;
 use serde::Serialize;
 
 use crate::bare::Bare;
 
-/// For a server to listen.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// Above the largest object that is measured.
 const MAX_OBJECT_LEN: u64 = 200_000_000;
-
-/// A running program, killed at the end.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It has ended already, or ends now; there is nothing to do about anything else.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// How to reach the places, also from Python.
 #[derive(Debug, Clone, Serialize)]
@@ -50,7 +34,7 @@ pub struct Addresses {
 pub struct Places {
     /// How to reach them.
     pub addresses: Addresses,
-    _servers: Vec<Server>,
+    _servers: Vec<Program>,
     _home: tempfile::TempDir,
 }
 
@@ -62,7 +46,7 @@ impl Places {
         std::fs::create_dir(&directory)?;
         let endpoint_port = free_port()?;
         let mut servers = vec![start_endpoint(&home, endpoint_port)?];
-        let redis_port = match start_redis(&home)? {
+        let redis_port = match redis(home.path())? {
             Some((server, port)) => {
                 servers.push(server);
                 Some(port)
@@ -106,13 +90,8 @@ fn store(name: &str, connector: impl Connector) -> Store {
     Store::new(name, connector).cache_size(0)
 }
 
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
-fn start_endpoint(home: &tempfile::TempDir, port: u16) -> Result<Server> {
-    let program = env::current_exe()?.with_file_name("endpoint");
-    ensure!(program.exists(), "{} is missing; run `cargo build --release --workspace`", program.display());
+fn start_endpoint(home: &tempfile::TempDir, port: u16) -> Result<Program> {
+    let program = beside("endpoint")?;
     let endpoint = || {
         let mut command = Command::new(&program);
         command.env("PROXYSTORE_HOME", home.path()).stdout(Stdio::null());
@@ -123,34 +102,5 @@ fn start_endpoint(home: &tempfile::TempDir, port: u16) -> Result<Server> {
         .args(["--max-object-size", &MAX_OBJECT_LEN.to_string()])
         .status()?;
     ensure!(configured.success(), "the endpoint cannot be configured");
-    let start = endpoint().args(["start", "bench", "--no-detach"]).stderr(Stdio::null()).spawn()?;
-    listening(Server(start), port)
-}
-
-fn start_redis(home: &tempfile::TempDir) -> Result<Option<(Server, u16)>> {
-    let port = free_port()?;
-    let started = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-        .current_dir(home.path())
-        .stdout(Stdio::null())
-        .spawn();
-    match started {
-        Ok(server) => Ok(Some((listening(Server(server), port)?, port))),
-        Err(_) => {
-            eprintln!("SKIPPED: Redis: redis-server is not installed");
-            Ok(None)
-        }
-    }
-}
-
-fn listening(mut server: Server, port: u16) -> Result<Server> {
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        if let Some(status) = server.0.try_wait()? {
-            bail!("a server ended before it listened: {status}");
-        }
-        ensure!(Instant::now() < deadline, "a server does not listen on port {port}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(server)
+    Program::start(endpoint().args(["start", "bench", "--no-detach"]), port)
 }

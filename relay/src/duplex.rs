@@ -16,20 +16,24 @@ use crate::outbox::Outbox;
 /// Messages that are written before the client is listened to again: enough small ones to fill a system call.
 const MAX_BATCH: usize = 32;
 
+/// Bytes that are written together, or one message. Each time the system has taken them the client counts as reading.
+const BATCH_LEN: usize = 64 * 1024;
+
 /// A websocket and what is known about its writing side.
 #[derive(Debug)]
 pub struct Duplex {
     /// The websocket itself, for whoever wants to wait for it.
     pub socket: Socket,
-    /// Some of what was given to the websocket may not have been given to the system.
-    unflushed: bool,
     blocked_since: Option<Instant>,
+    /// The message that was received last, until there is none behind it. As long as it lives the websocket library
+    /// cannot read on in its memory and takes some new, a few bytes, so that the memory goes when the message goes.
+    last: Option<Message>,
 }
 
 impl Duplex {
     /// A client that has just connected.
     pub fn new(socket: Socket) -> Self {
-        Self { socket, unflushed: false, blocked_since: None }
+        Self { socket, blocked_since: None, last: None }
     }
 
     /// Since when the client has taken nothing of what is being written to it.
@@ -48,7 +52,13 @@ impl Duplex {
                     self.blocked_since.get_or_insert_with(Instant::now);
                 }
             }
-            self.socket.poll_next_unpin(context)
+            let next = self.socket.poll_next_unpin(context);
+            // Datagrams are rewritten in place, which nobody else may hold.
+            self.last = match &next {
+                Poll::Ready(Some(Ok(message @ Message::Text(_)))) => Some(message.clone()),
+                _ => None,
+            };
+            next
         })
         .await
     }
@@ -57,20 +67,21 @@ impl Duplex {
     fn poll_write(&mut self, context: &mut Context<'_>, outbox: &Outbox) -> Poll<Result<(), Error>> {
         let mut written = 0;
         while written < MAX_BATCH {
-            ready!(self.socket.poll_ready_unpin(context))?;
-            self.blocked_since = None;
-            let Poll::Ready(message) = outbox.poll_pop(context) else { break };
-            self.unflushed = true;
-            self.socket.start_send_unpin(message)?;
-            written += 1;
-        }
-        if self.unflushed {
             ready!(self.socket.poll_flush_unpin(context))?;
-            self.unflushed = false;
+            self.blocked_since = None;
+            let (before, mut len) = (written, 0);
+            while written < MAX_BATCH && len < BATCH_LEN {
+                let Poll::Ready(message) = outbox.poll_pop(context) else { break };
+                len += message.len();
+                self.socket.get_mut().hand_over(message);
+                written += 1;
+            }
+            if written == before {
+                return Poll::Ready(Ok(()));
+            }
         }
-        if written == MAX_BATCH {
-            context.waker().wake_by_ref();
-        }
+        ready!(self.socket.poll_flush_unpin(context))?;
+        context.waker().wake_by_ref();
         Poll::Ready(Ok(()))
     }
 }

@@ -24,13 +24,13 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use crate::clients::Clients;
 use crate::metrics::{Metrics, TEXT_FORMAT};
 use crate::read_ahead::ReadAhead;
+use crate::write_through::WriteThrough;
 
 /// Largest request head; room for a token of several kilobytes.
 const MAX_HEAD_LEN: usize = 16 * 1024;
-/// What a client keeps allocated while it is idle. An offer has two or three kilobytes, so it takes two reads.
-const READ_BUFFER_LEN: usize = 2 * 1024;
-/// Messages that are written together collect up to this size before a system call. Allocated as they come.
-const WRITE_BUFFER_LEN: usize = 64 * 1024;
+/// What a client keeps allocated until its first message. Reads are in larger pieces ([`crate::read_ahead`]); from 1 KiB
+/// on, the buffer would have this size again after each message.
+const READ_BUFFER_LEN: usize = 1000;
 
 /// What is answered before a connection becomes a client's.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub struct Front {
 }
 
 /// A client's websocket.
-pub type Socket = WebSocketStream<ReadAhead<TokioIo<Upgraded>>>;
+pub type Socket = WebSocketStream<WriteThrough<ReadAhead<TokioIo<Upgraded>>>>;
 
 /// A client that completed the upgrade.
 #[derive(Debug)]
@@ -90,11 +90,10 @@ where
     served.ok()?;
     let Upgrading { socket, credentials, extended, place } =
         granted.into_inner().unwrap_or_else(PoisonError::into_inner)?;
-    let stream = ReadAhead::new(TokioIo::new(socket.await.ok()?));
+    let stream = WriteThrough::new(ReadAhead::new(TokioIo::new(socket.await.ok()?)));
     let limit = if extended { front.message_limit.max(MAX_FRAME_LEN) } else { front.message_limit };
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_LEN)
-        .write_buffer_size(WRITE_BUFFER_LEN)
         .max_message_size(Some(limit))
         .max_frame_size(Some(limit));
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;

@@ -25,11 +25,12 @@ mod metrics;
 mod outbox;
 mod rate;
 mod read_ahead;
-mod routing;
+pub mod routing;
 mod server;
 mod session;
 mod stun;
 mod tls;
+mod write_through;
 
 pub use auth::SetupError;
 pub use listen::ListenError;

@@ -2,9 +2,9 @@
 //!
 //! The websocket library reads as many bytes at a time as each client's buffer has, and keeps that buffer for as
 //! long as the client is connected. A small one suits clients that are idle for hours, but a client that sends
-//! datagrams would cost a system call every two kilobytes.
+//! would cost a system call for every kilobyte.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -12,8 +12,15 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-/// Bytes for one read: the longest frame of datagrams, about.
+/// Bytes for the first read: an offer, which has two or three kilobytes.
+const FIRST_LEN: usize = 4 * 1024;
+
+/// Bytes for one read while there is much to read: the longest frame of datagrams, about.
 const AHEAD_LEN: usize = 64 * 1024;
+
+/// What is handed over at first of what was read: the longest head of a frame (RFC 6455, section 5.2). The library
+/// reserves the length of a message beside what it has of it already, and would keep the difference.
+const HEAD_LEN: usize = 14;
 
 /// See the module.
 #[derive(Debug)]
@@ -35,10 +42,12 @@ impl<S> ReadAhead<S> {
 impl<S: AsyncRead + Unpin> ReadAhead<S> {
     /// Ready with an empty buffer at the end of the stream.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.ahead.reserve(AHEAD_LEN);
+        let len = if self.is_busy { AHEAD_LEN } else { FIRST_LEN };
+        self.ahead.reserve(len);
         let read = poll_read_buf(Pin::new(&mut self.stream), context, &mut self.ahead);
+        self.is_busy = self.ahead.len() >= len;
         if self.ahead.is_empty() {
-            (self.ahead, self.is_busy) = (BytesMut::new(), false);
+            self.ahead = BytesMut::new();
         }
         read.map_ok(|_| ())
     }
@@ -51,22 +60,34 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let mut most = buffer.remaining();
         if this.ahead.is_empty() {
-            if !this.is_busy {
-                ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
-                this.is_busy = buffer.remaining() == 0;
-                return Poll::Ready(Ok(()));
-            }
             ready!(this.poll_fill(context))?;
+            most = most.min(HEAD_LEN);
         }
-        let len = this.ahead.len().min(buffer.remaining());
+        let len = this.ahead.len().min(most);
         buffer.put_slice(&this.ahead[..len]);
         this.ahead.advance(len);
+        if this.ahead.is_empty() && !this.is_busy {
+            this.ahead = BytesMut::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
     }
@@ -115,7 +136,7 @@ mod tests {
         let mut received = 0;
         while received < 10_000 {
             received += reader.read(&mut buffer).await.expect("reads");
-            assert!(received == 2048 || reader.ahead.capacity() > 0, "the second read goes ahead");
+            assert!(received == 10_000 || reader.ahead.capacity() > 0, "reads go ahead");
         }
         let idle = futures_util::FutureExt::now_or_never(reader.read(&mut buffer));
         assert!(idle.is_none() && reader.ahead.capacity() == 0);

@@ -191,7 +191,8 @@ impl From<CloseCode> for VarInt {
     }
 }
 
-fn endpoint_config(identity: &Identity) -> io::Result<EndpointConfig> {
+/// Settings of the socket: also for whoever measures QUIC without an endpoint around it.
+pub fn endpoint_config(identity: &Identity) -> io::Result<EndpointConfig> {
     let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, identity.reset_secret());
     let mut config = EndpointConfig::new(Arc::new(reset_key));
     config.max_udp_payload_size(MAX_UDP_PAYLOAD).map_err(io::Error::other)?;
@@ -200,7 +201,8 @@ fn endpoint_config(identity: &Identity) -> io::Result<EndpointConfig> {
     Ok(config)
 }
 
-fn transport_config() -> TransportConfig {
+/// Settings of every connection: also for whoever measures QUIC without an endpoint around it.
+pub fn transport_config() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MAX_UDP_PAYLOAD);
     let mut config = TransportConfig::default();

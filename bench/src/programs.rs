@@ -1,0 +1,186 @@
+//! Programs that are measured: started on loopback, watched from outside, killed at the end.
+
+use std::env;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
+
+/// For a program to listen; Python needs ten seconds on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What Linux counts processor time in for /proc (`USER_HZ`, the same on every machine we know).
+const TICK: Duration = Duration::from_millis(10);
+
+/// Above the largest object that is measured.
+const MAX_OBJECT_LEN: u64 = 1_100_000_000;
+
+/// A running program, killed when dropped.
+pub struct Program(Child);
+
+impl Program {
+    /// Starts it without output, and waits until it listens on `port` of loopback.
+    pub fn start(command: &mut Command, port: u16) -> Result<Self> {
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut program = Self(quiet.spawn().with_context(|| format!("starting {command:?}"))?);
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if let Some(status) = program.0.try_wait()? {
+                bail!("{command:?} ended before it listened: {status}");
+            }
+            ensure!(Instant::now() < deadline, "{command:?} does not listen on port {port}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(program)
+    }
+
+    /// Processor time that it has used, in user space and in the kernel, to 10 ms.
+    pub fn cpu(&self) -> Result<Duration> {
+        cpu(&format!("/proc/{}/stat", self.0.id()))
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It has ended already, or ends now; there is nothing to do about anything else.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Processor time that this process has used, to 10 ms.
+pub fn own_cpu() -> Result<Duration> {
+    cpu("/proc/self/stat")
+}
+
+/// See proc(5): `utime` and `stime` are the 14th and 15th field, and only the second may contain blanks.
+fn cpu(stat: &str) -> Result<Duration> {
+    let stat = fs::read_to_string(stat)?;
+    let (_, fields) = stat.rsplit_once(") ").context("no name in /proc/*/stat")?;
+    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u32>);
+    Ok(TICK * ticks.sum::<Result<u32, _>>()?)
+}
+
+/// A program that was built along with this one.
+pub fn beside(name: &str) -> Result<PathBuf> {
+    let program = env::current_exe()?.with_file_name(name);
+    ensure!(program.exists(), "{} is missing; `scripts/bench` builds it", program.display());
+    Ok(program)
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// A relay, ours or Python's.
+pub struct Relay {
+    /// The program.
+    pub program: Program,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Relay {
+    /// Ours.
+    pub fn ours() -> Result<Self> {
+        let mut command = Command::new(beside("relay")?);
+        command.args(["--udp-ports", "0"]);
+        Self::start(command)
+    }
+
+    /// Python's, from the installation that `python` belongs to.
+    pub fn python(python: &Path) -> Result<Self> {
+        Self::start(Command::new(python.with_file_name("proxystore-relay")))
+    }
+
+    fn start(mut command: Command) -> Result<Self> {
+        let port = free_port()?;
+        command.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--log-level", "error"]);
+        Ok(Self { program: Program::start(&mut command, port)?, port })
+    }
+
+    /// For clients.
+    pub fn url(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.port)
+    }
+}
+
+/// A running endpoint, ours or Python's, that takes objects of a gigabyte.
+pub struct Site {
+    /// Its port.
+    pub port: u16,
+    /// Its id.
+    pub id: String,
+    /// The program.
+    pub program: Program,
+    _home: TempDir,
+}
+
+impl Site {
+    /// Ours.
+    pub fn ours(relay: Option<&Relay>) -> Result<Self> {
+        Self::start(&beside("endpoint")?, relay)
+    }
+
+    /// Python's, from the installation that `python` belongs to.
+    pub fn python(python: &Path, relay: Option<&Relay>) -> Result<Self> {
+        Self::start(&python.with_file_name("proxystore-endpoint"), relay)
+    }
+
+    fn start(program: &Path, relay: Option<&Relay>) -> Result<Self> {
+        let home = tempfile::tempdir()?;
+        let port = free_port()?;
+        let mut configure = Command::new(program);
+        configure.args(["configure", "bench", "--host", "127.0.0.1", "--port", &port.to_string()]);
+        match relay {
+            Some(relay) => configure.args(["--relay-address", &relay.url(), "--no-relay-auth"]),
+            None => configure.arg("--no-relay-server"),
+        };
+        let configured = configure.env("PROXYSTORE_HOME", home.path()).output()?;
+        ensure!(
+            configured.status.success(),
+            "{configure:?}: {}",
+            String::from_utf8_lossy(&configured.stderr)
+        );
+        let id = adapt(&home.path().join("bench/config.toml"))?;
+        let mut start = Command::new(program);
+        start.args(["start", "bench", "--no-detach"]).env("PROXYSTORE_HOME", home.path());
+        Ok(Self { port, id, program: Program::start(&mut start, port)?, _home: home })
+    }
+}
+
+/// Raises the largest object, keeps Python from asking public STUN servers, and returns the endpoint's id.
+fn adapt(config: &Path) -> Result<String> {
+    let text = fs::read_to_string(config)?;
+    let id = text.lines().find_map(|line| line.strip_prefix("uuid = ")).context("an endpoint has an id")?;
+    let adapted = text
+        .replace("[relay]\n", "[relay]\nice_servers = []\n")
+        .replace("max_object_size = 100000000", &format!("max_object_size = {MAX_OBJECT_LEN}"));
+    fs::write(config, adapted)?;
+    Ok(id.trim_matches('"').to_owned())
+}
+
+/// Redis without persistence; none if it is not installed, and says so.
+pub fn redis(folder: &Path) -> Result<Option<(Program, u16)>> {
+    let port = free_port()?;
+    if Command::new("redis-server").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: Redis: redis-server is not installed");
+        return Ok(None);
+    }
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    Ok(Some((Program::start(command.current_dir(folder), port)?, port)))
+}
