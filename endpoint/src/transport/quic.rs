@@ -213,7 +213,7 @@ pub fn transport_config() -> TransportConfig {
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW))
         // Groups that share the connection evenly end together, and the next are asked for together: that costs a pause
-        // of a round trip in every 16 MiB.
+        // of a round trip in every 32 MiB.
         .send_fairness(false)
         .default_path_keep_alive_interval(Some(KEEP_ALIVE))
         .default_path_max_idle_timeout(Some(MAX_IDLE))
