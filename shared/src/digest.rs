@@ -12,7 +12,7 @@ use blake3::hazmat::{HasherExt as _, Mode, merge_subtrees_non_root, merge_subtre
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
-/// Bytes in a group: large enough that its 32-byte digest and one request are noise, small enough that sixteen
+/// Bytes in a group: large enough that its 32-byte digest and one request are noise, small enough that thirty-two
 /// of them in flight fill a 1 Gbit/s link at 100 ms and still fit beside everything else in memory. A power of
 /// two of at least 1024, as the tree demands.
 pub const GROUP_LEN: u64 = 1 << 20;

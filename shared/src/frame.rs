@@ -16,7 +16,7 @@
 //! <- Object{meta, range, ticket}           <- Continue{ticket}
 //!    -> Group{ticket, index}                  -> Part{ticket, index, len, digest}, bytes
 //!    <- Group{len, digest}, bytes             <- Accepted
-//!    ... up to 32 at a time                   ... up to 32 at a time     
+//!    ... up to 32 at a time                   ... up to 32 at a time
 //! -> (end of stream)                       -> Commit{size, digest}
 //!                                          <- Stored{meta}
 //! ```
