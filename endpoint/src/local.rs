@@ -28,7 +28,7 @@ pub async fn get(
     let (start, end) = resolve_range(options.range, meta.size)?;
     let fetch = move |index| {
         let object = object.clone();
-        async move { Ok(object.group(index).await?) }
+        async move { Ok(Arc::new(object.group(index).await?)) }
     };
     let body = reader::stream(start, end, READ_AHEAD, fetch, |_| Ok(()));
     Ok(GetOutcome::Found(ObjectStream { meta, start, end, body }))

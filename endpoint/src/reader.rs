@@ -1,6 +1,7 @@
 //! Turns an object that is read in groups into a stream of its bytes.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -21,7 +22,7 @@ pub fn stream<F>(
     mut check: impl FnMut(&Group) -> Result<(), RequestError> + Send + 'static,
 ) -> Outgoing
 where
-    F: Future<Output = Result<Group, RequestError>> + Send + 'static,
+    F: Future<Output = Result<Arc<Group>, RequestError>> + Send + 'static,
 {
     let indices = start / GROUP_LEN..end.div_ceil(GROUP_LEN);
     stream::iter(indices)
@@ -30,10 +31,10 @@ where
             async move { Ok((index * GROUP_LEN, group.await?)) }
         })
         .buffered(ahead)
-        .map(move |fetched: Result<(u64, Group), RequestError>| {
+        .map(move |fetched: Result<(u64, Arc<Group>), RequestError>| {
             let (first, group) = fetched?;
             check(&group)?;
-            let segments = clip(group.segments, start.saturating_sub(first), end - first);
+            let segments = clip(&group.segments, start.saturating_sub(first), end - first);
             Ok::<_, RequestError>(stream::iter(segments).map(Ok))
         })
         .try_flatten()
@@ -41,7 +42,7 @@ where
 }
 
 /// The bytes `start..end` of `segments`, counted from their beginning.
-pub fn clip(segments: Vec<Bytes>, start: u64, end: u64) -> Vec<Bytes> {
+pub fn clip(segments: &[Bytes], start: u64, end: u64) -> Vec<Bytes> {
     let mut position = 0;
     let mut clipped = Vec::with_capacity(segments.len());
     for segment in segments {
@@ -69,7 +70,7 @@ mod tests {
             // The first group is the last to arrive.
             tokio::time::sleep(std::time::Duration::from_millis(20 - 5 * index)).await;
             let bytes = Bytes::from(vec![index as u8; GROUP_LEN as usize]);
-            Ok(Group { segments: vec![bytes], digest: Digest([0; 32]) })
+            Ok(Arc::new(Group { segments: vec![bytes], digest: Digest([0; 32]) }))
         };
         let body = stream(start, end, 4, fetch, |_| Ok(()));
         let bytes = body.try_collect::<Vec<_>>().await.unwrap().concat();
@@ -82,7 +83,7 @@ mod tests {
         fn clip_is_a_slice(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 0..9), a in 0u64..80, b in 0u64..80) {
             let whole: Vec<u8> = pieces.concat();
             let (start, end) = (a.min(b).min(whole.len() as u64), a.max(b).min(whole.len() as u64));
-            let clipped = clip(pieces.into_iter().map(Bytes::from).collect(), start, end);
+            let clipped = clip(&pieces.into_iter().map(Bytes::from).collect::<Vec<_>>(), start, end);
             prop_assert_eq!(clipped.concat(), whole[start as usize..end as usize].to_vec());
         }
     }

@@ -45,10 +45,16 @@ struct Kind<'k> {
     options: &'k [&'k str],
 }
 
+/// Every object is fetched several times, and every time it must travel.
+const NO_CACHE: [&str; 2] = ["--cache-size", "0"];
+
 impl Endpoints {
     /// Ours, free to take any path.
     pub fn direct(world: &World) -> Result<Self> {
-        Self::start(world, &Kind { name: "ours", program: &beside("endpoint")?, port: 8701, options: &[] })
+        Self::start(
+            world,
+            &Kind { name: "ours", program: &beside("endpoint")?, port: 8701, options: &NO_CACHE },
+        )
     }
 
     /// Ours, with nothing but the relay between them.
@@ -59,7 +65,8 @@ impl Endpoints {
                 chain out {{ type filter hook output priority 0; udp sport {BLOCKED} drop; }}
             }}"
         ))?;
-        let options = ["--peer-port", &BLOCKED.to_string()];
+        let [cache, none] = NO_CACHE;
+        let options = [cache, none, "--peer-port", &BLOCKED.to_string()];
         let program = beside("endpoint")?;
         Self::start(world, &Kind { name: "ours, relayed", program: &program, port: 8702, options: &options })
     }

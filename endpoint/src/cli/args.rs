@@ -6,7 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proxystore_shared::{EndpointId, ObjectId};
 
-use super::size::parse_size;
+use super::size::{parse_size, parse_size_or_none};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -159,6 +159,9 @@ pub struct Configure {
     /// Port of the UDP socket for peers; chosen at start if not given.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub peer_port: Option<u16>,
+    /// Bytes of peers' objects kept in memory at most, for those who ask again; 256 MB if not given, 0 for none.
+    #[arg(long, value_name = "BYTES", value_parser = parse_size_or_none)]
+    pub cache_size: Option<u64>,
 }
 
 /// Options of `start`.

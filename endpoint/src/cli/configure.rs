@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use proxystore_shared::EndpointId;
 use proxystore_shared::config::endpoint::{
-    DEFAULT_MAX_OBJECT_SIZE, EndpointConfig, HostType, HttpConfig, PeeringConfig, RelayClientAuth,
-    RelayClientConfig, StorageConfig,
+    DEFAULT_CACHE_SIZE, DEFAULT_MAX_OBJECT_SIZE, EndpointConfig, HostType, HttpConfig, PeeringConfig,
+    RelayClientAuth, RelayClientConfig, StorageConfig,
 };
 use proxystore_shared::directory::{CONFIG_FILE, DATABASE_FILE, KEY_FILE};
 use rand::Rng as _;
@@ -86,6 +86,7 @@ fn config_of(options: &Configure, uuid: EndpointId, dir: &Path) -> EndpointConfi
         peering: PeeringConfig {
             bind: options.peer_bind,
             port: options.peer_port.unwrap_or(0),
+            cache_size: options.cache_size.unwrap_or(DEFAULT_CACHE_SIZE),
             ..PeeringConfig::default()
         },
         http: HttpConfig::default(),

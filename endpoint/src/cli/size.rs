@@ -18,6 +18,11 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Like [`parse_size`]; 0 stands for nothing at all.
+pub fn parse_size_or_none(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" { Ok(0) } else { parse_size(text) }
+}
+
 fn factor(unit: &str) -> Option<u64> {
     let unit = unit.trim().to_ascii_uppercase();
     let unit = unit.strip_suffix('B').unwrap_or(&unit);
@@ -61,6 +66,7 @@ mod tests {
         {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
+        assert_eq!((parse_size_or_none("0"), parse_size_or_none("1K")), (Ok(0), Ok(1000)));
         for text in ["", "0", "-1", "1.5G", "12X", "1I", "99999999T", "18446744073709551615"] {
             assert!(parse_size(text).is_err(), "{text}");
         }

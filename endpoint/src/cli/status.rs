@@ -22,6 +22,16 @@ struct StatusAnswer {
     storage: StorageAnswer,
     relay: Option<RelayAnswer>,
     network: Option<NetworkAnswer>,
+    cache: Option<CacheAnswer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CacheAnswer {
+    bytes: u64,
+    limit: u64,
+    hits: u64,
+    shared: u64,
+    misses: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,6 +133,7 @@ fn facts(status: &StatusAnswer) -> Vec<[String; 2]> {
         ("objects", format!("{}, {}{limit}", storage.objects, display_size(storage.bytes))),
         ("relay", relay),
         ("network", network),
+        ("cache", status.cache.as_ref().map_or_else(|| "-".to_owned(), display_cache)),
     ]
     .map(|(name, value)| [name.to_owned(), value])
     .into()
@@ -137,6 +148,12 @@ fn explain(nat: &str) -> &str {
         "blocked" => "UDP is blocked",
         _ => "not known yet",
     }
+}
+
+fn display_cache(cache: &CacheAnswer) -> String {
+    let CacheAnswer { bytes, limit, hits, shared, misses } = cache;
+    let (bytes, limit) = (display_size(*bytes), display_size(*limit));
+    format!("{bytes} of {limit}; of 1 MiB pieces, {hits} were there, {shared} shared, {misses} fetched")
 }
 
 fn display_relay(relay: &RelayAnswer) -> String {
@@ -192,6 +209,7 @@ mod tests {
                 "datagrams": false,
             },
             "network": { "nat": "fickle", "addresses": ["10.0.0.2:5"] },
+            "cache": { "bytes": 1000, "limit": 256_000_000, "hits": 7, "shared": 5, "misses": 3 },
         });
         let peer = json!({
             "id": id, "name": null, "state": "connected", "address": "10.0.0.1:7", "round_trip_ms": 1.25,
@@ -208,6 +226,7 @@ mod tests {
             "1.2 ms",
             "behind a symmetric NAT",
             "symmetric NAT here",
+            "1.00 KB of 256 MB; of 1 MiB pieces, 7 were there, 5 shared, 3 fetched",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::app::SharedApp;
 use super::metrics::TEXT_FORMAT;
 use super::openapi;
-use crate::peer::{NetworkStatus, PeerStatus, RelayStatus};
+use crate::peer::{CacheStatus, NetworkStatus, PeerStatus, RelayStatus};
 
 /// The endpoint itself.
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,6 +35,8 @@ pub struct StatusReport {
     relay: Option<RelayStatus>,
     /// The network that peers reach it through; null in solo mode.
     network: Option<NetworkStatus>,
+    /// What is kept of peers' objects; null in solo mode.
+    cache: Option<CacheStatus>,
 }
 
 /// Whether an endpoint has peers.
@@ -82,6 +84,7 @@ pub async fn status(State(app): State<SharedApp>) -> Json<StatusReport> {
         storage: StorageReport { objects: usage.objects, bytes: usage.bytes, limit: usage.limit },
         relay: endpoint.peers().map(|peers| peers.relay()),
         network: endpoint.peers().map(|peers| peers.network()),
+        cache: endpoint.peers().map(|peers| peers.cache()),
     })
 }
 
@@ -124,7 +127,8 @@ pub async fn healthz() -> &'static str {
     )
 )]
 pub async fn metrics(State(app): State<SharedApp>) -> Response {
-    match app.metrics.text(app.endpoint.storage().usage()) {
+    let cache = app.endpoint.peers().map(|peers| peers.cache()).unwrap_or_default();
+    match app.metrics.text(app.endpoint.storage().usage(), cache) {
         Ok(text) => ([(CONTENT_TYPE, HeaderValue::from_static(TEXT_FORMAT))], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

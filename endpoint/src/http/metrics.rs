@@ -1,5 +1,6 @@
 //! What the server counts, for Prometheus.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::routes::Route;
+use crate::peer::CacheStatus;
 use crate::storage::Usage;
 
 /// Media type of [`Metrics::text`].
@@ -31,6 +33,10 @@ pub struct Metrics {
     peer_failures: Family<PeerFailureLabels, Counter>,
     objects: Gauge,
     stored: Gauge,
+    cached: Gauge,
+    cache_hits: Counter,
+    cache_shared: Counter,
+    cache_misses: Counter,
     /// Bytes of objects received from clients.
     pub received: Counter,
     /// Bytes of objects sent to clients.
@@ -67,6 +73,10 @@ impl Default for Metrics {
             peer_failures: Family::default(),
             objects: Gauge::default(),
             stored: Gauge::default(),
+            cached: Gauge::default(),
+            cache_hits: Counter::default(),
+            cache_shared: Counter::default(),
+            cache_misses: Counter::default(),
             received: Counter::default(),
             sent: Counter::default(),
             connections: Gauge::default(),
@@ -84,6 +94,18 @@ impl Default for Metrics {
         registry.register("peer_failures", "Requests that a peer failed", metrics.peer_failures.clone());
         registry.register("objects", "Objects stored", metrics.objects.clone());
         registry.register("stored_bytes", "Bytes stored, uploads included", metrics.stored.clone());
+        registry.register("cached_bytes", "Bytes kept of peers' objects", metrics.cached.clone());
+        registry.register("cache_hits", "Groups of peers' objects found kept", metrics.cache_hits.clone());
+        registry.register(
+            "cache_shared",
+            "Groups of peers' objects that travelled because of another reader",
+            metrics.cache_shared.clone(),
+        );
+        registry.register(
+            "cache_misses",
+            "Groups of peers' objects that travelled",
+            metrics.cache_misses.clone(),
+        );
         Self { registry, ..metrics }
     }
 }
@@ -102,9 +124,18 @@ impl Metrics {
     }
 
     /// Everything, in the OpenMetrics text format.
-    pub fn text(&self, usage: Usage) -> Result<String, std::fmt::Error> {
+    pub fn text(&self, usage: Usage, cache: CacheStatus) -> Result<String, std::fmt::Error> {
         self.objects.set(i64::try_from(usage.objects).unwrap_or(i64::MAX));
         self.stored.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
+        self.cached.set(i64::try_from(cache.bytes).unwrap_or(i64::MAX));
+        for (counter, count) in [
+            (&self.cache_hits, cache.hits),
+            (&self.cache_shared, cache.shared),
+            (&self.cache_misses, cache.misses),
+        ] {
+            // They only grow, and are counted elsewhere.
+            counter.inner().store(count, Ordering::Relaxed);
+        }
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
         Ok(text)

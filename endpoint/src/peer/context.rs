@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::actor::Command;
+use super::cache::RemoteCache;
 use super::pins::Pins;
+use super::remote_object::OpenObjects;
 use super::session::Session;
 use crate::signaling::Signaling;
 use crate::storage::Storage;
@@ -39,6 +41,10 @@ pub struct Context {
     pub pins: Pins,
     /// What peers ask for.
     pub storage: Arc<dyn Storage>,
+    /// Groups of peers' objects.
+    pub cache: RemoteCache,
+    /// Objects of peers that are being read.
+    pub reading: OpenObjects,
     /// The task of each peer.
     pub actors: DashMap<EndpointId, mpsc::Sender<Command>>,
     /// The session that requests take to each peer, as its task has it.

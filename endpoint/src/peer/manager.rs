@@ -20,11 +20,12 @@ use tracing::{debug, info, warn};
 
 use super::PeerError;
 use super::actor::{Actor, COMMANDS, Command};
+use super::cache::RemoteCache;
 use super::context::Context;
 use super::negotiation::ConnectionId;
 use super::pins::Pins;
 use super::session::Session;
-use super::status::{NetworkStatus, PeerStatus, RelayStatus};
+use super::status::{CacheStatus, NetworkStatus, PeerStatus, RelayStatus};
 use crate::identity::Identity;
 use crate::signaling::{self, RelayLogin, Signaling};
 use crate::storage::Storage;
@@ -97,6 +98,8 @@ impl PeerManager {
             id: options.id,
             name: options.relay.name.clone(),
             key: options.identity.public_key(),
+            cache: RemoteCache::new(options.config.cache_size),
+            reading: DashMap::new(),
             config: options.config,
             quic,
             addresses,
@@ -150,6 +153,11 @@ impl PeerManager {
         let addresses = self.context.addresses.borrow();
         let candidates = addresses.candidates.iter().map(|candidate| candidate.address.to_string());
         NetworkStatus { nat: addresses.nat, addresses: candidates.collect() }
+    }
+
+    /// What is kept of peers' objects.
+    pub fn cache(&self) -> CacheStatus {
+        self.context.cache.status()
     }
 
     /// Every peer there is a task for, by id.

@@ -1,12 +1,17 @@
 //! Sessions with other endpoints, and the requests that run over them.
 //!
 //! [`manager`] finds the task of a peer ([`actor`]); the task comes to a connection with it by offer and answer
-//! ([`negotiation`]), which goes over the best path there is ([`paths`]); requests go out over it ([`requests`], [`upload`]) and are served from it ([`serve`]).
+//! ([`negotiation`]), which goes over the best path there is ([`paths`]); requests go out over it ([`requests`], [`upload`]) and are served from it ([`serve`]). What several readers want
+//! travels once ([`remote_object`], [`flights`]) and is kept for a while ([`cache`]).
 
 mod actor;
+mod cache;
 mod context;
 pub mod error;
 mod exchange;
+mod flights;
+mod kept;
+mod lease;
 pub mod manager;
 mod negotiation;
 mod paths;
@@ -22,4 +27,4 @@ mod wire;
 
 pub use error::PeerError;
 pub use manager::{PeerManager, PeerOptions};
-pub use status::{NetworkStatus, PathKind, PeerState, PeerStatus, RelayStatus};
+pub use status::{CacheStatus, NetworkStatus, PathKind, PeerState, PeerStatus, RelayStatus};

@@ -1,20 +1,20 @@
-//! One version of an object at a peer, read in groups over whatever session there is.
+//! One version of an object at a peer, read in groups over whatever session there is, by everybody here who wants it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use noq::SendStream;
-use proxystore_shared::digest::{GROUP_LEN, GroupTree, group_count, group_digest};
-use proxystore_shared::frame::{Answer, ByteRange, MAX_GROUPS_IN_FLIGHT, ObjectMeta, Request, Ticket};
+use dashmap::DashMap;
+use proxystore_shared::digest::{GROUP_LEN, GroupTree, group_count};
+use proxystore_shared::frame::{ByteRange, MAX_GROUPS_IN_FLIGHT, Request};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
-use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::PeerError;
-use super::exchange::{Reply, unless_refused, until_silent};
+use super::exchange::Reply;
+use super::flights::{Boarding, Flights};
+use super::kept::Version;
+use super::lease::Lease;
 use super::manager::PeerManager;
-use super::session::{Busy, Session};
-use super::wire::{self, receive_bytes};
 use crate::endpoint::{Outgoing, RequestError};
 use crate::reader;
 use crate::storage::Group;
@@ -25,112 +25,179 @@ const RETRIES: usize = 3;
 /// Between looks for a peer that has gone away in the middle of a read.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// A read that is open at the peer.
-struct Lease {
-    ticket: Ticket,
-    busy: Busy,
-    /// The read ends with this stream.
-    _held: SendStream,
-}
+/// An endpoint and an object there.
+type Place = (EndpointId, ObjectId);
 
-impl Lease {
-    /// None when the answer came with no ticket.
-    fn from_reply(reply: Reply) -> Option<(ObjectMeta, Self)> {
-        match reply.answer {
-            Answer::Object { meta, ticket: Some(ticket), .. } => {
-                Some((meta, Self { ticket, busy: reply.busy, _held: reply.send }))
-            }
-            _ => None,
-        }
-    }
-
-    fn session(&self) -> &Arc<Session> {
-        self.busy.session()
-    }
-}
+/// Objects that are being read here, by whoever reads them: an entry goes with its last reader.
+pub type OpenObjects = DashMap<Place, Weak<RemoteObject>>;
 
 /// An object at a peer.
 pub struct RemoteObject {
     peers: PeerManager,
-    peer: EndpointId,
-    id: ObjectId,
-    meta: ObjectMeta,
+    place: Place,
+    version: Version,
     lease: Mutex<Arc<Lease>>,
+    /// Held by the one who renews the lease.
+    renewal: tokio::sync::Mutex<()>,
+    flights: Flights,
 }
 
 impl RemoteObject {
-    /// Takes over the read that `reply` opened; none if it opened none.
-    pub fn new(peers: PeerManager, peer: EndpointId, id: ObjectId, reply: Reply) -> Option<Arc<Self>> {
+    /// The object whose read `reply` opened; none if it opened none. When the same version is being read already,
+    /// it is that, and the new read at the peer ends unless the old one is of no use.
+    pub fn open(peers: &PeerManager, peer: EndpointId, id: &ObjectId, reply: Reply) -> Option<Arc<Self>> {
         let (meta, lease) = Lease::from_reply(reply)?;
-        Some(Arc::new(Self { peers, peer, id, meta, lease: Mutex::new(Arc::new(lease)) }))
+        let version = Version { digest: meta.digest, size: meta.size };
+        let mut entry = peers.context.reading.entry((peer, id.clone())).or_default();
+        let current = entry.upgrade();
+        let object = match &current {
+            Some(object) if object.version == version => {
+                object.adopt(lease);
+                object.clone()
+            }
+            _ => {
+                let object = Arc::new(Self {
+                    peers: peers.clone(),
+                    place: (peer, id.clone()),
+                    version,
+                    lease: Mutex::new(Arc::new(lease)),
+                    renewal: tokio::sync::Mutex::default(),
+                    flights: Flights::default(),
+                });
+                *entry = Arc::downgrade(&object);
+                object
+            }
+        };
+        // Before `current`, which wants the same entry if its last reader has just left.
+        drop(entry);
+        Some(object)
     }
 
     /// The bytes `start..end`, every group checked before it is passed on, and a whole object against its digest
     /// before its last group is.
     pub fn read(self: Arc<Self>, start: u64, end: u64) -> Outgoing {
-        let whole = start == 0 && end == self.meta.size;
-        let mut check = WholeCheck::new(&self.meta);
+        let whole = start == 0 && end == self.version.size;
+        let mut check = WholeCheck::new(self.version);
         let checked = self.clone();
         let fetch = move |index| {
             let object = self.clone();
             async move { object.group(index).await.map_err(|error| object.failed(error)) }
         };
         reader::stream(start, end, MAX_GROUPS_IN_FLIGHT, fetch, move |group| match whole {
-            true => check.add(group.digest).map_err(|error| checked.failed(error)),
+            true => check.add(group.digest).map_err(|error| {
+                checked.distrust();
+                checked.failed(error)
+            }),
             false => Ok(()),
         })
     }
 
     fn failed(&self, error: PeerError) -> RequestError {
-        RequestError::Peer { peer: self.peer, error }
+        RequestError::Peer { peer: self.place.0, error }
     }
 
-    /// The group at `index`, from another session if need be.
-    async fn group(&self, index: u64) -> Result<Group, PeerError> {
+    fn distrust(&self) {
+        self.flights.clear();
+        self.peers.context.cache.distrust(self.place.0, self.version);
+    }
+
+    /// The group at `index`, from wherever it is nearest.
+    async fn group(self: &Arc<Self>, index: u64) -> Result<Arc<Group>, PeerError> {
+        let cache = &self.peers.context.cache;
+        let kept = || cache.group(self.place.0, self.version, index);
+        let start = || self.peers.context.tasks.spawn(self.clone().bring(index));
+        match self.flights.board(index, kept, start) {
+            Boarding::Kept(group) => Ok(group),
+            Boarding::Started(flight) => flight.await,
+            Boarding::Held(group) => {
+                cache.count_shared();
+                Ok(group)
+            }
+            Boarding::Joined(flight) => {
+                cache.count_shared();
+                flight.await
+            }
+        }
+    }
+
+    /// Fetches the group at `index` for all who wait for it, and those who come later.
+    async fn bring(self: Arc<Self>, index: u64) -> Result<Arc<Group>, PeerError> {
+        let fetched = self.fetch(index).await.map(Arc::new);
+        if let Ok(group) = &fetched {
+            self.peers.context.cache.keep(self.place.0, self.version, index, group);
+        }
+        self.flights.land(index, &fetched);
+        fetched
+    }
+
+    /// Fetches the group at `index`, from another session if need be.
+    async fn fetch(&self, index: u64) -> Result<Group, PeerError> {
         let limit = self.peers.context.config.read_timeout();
-        let mut lease = self.lease.lock().await.clone();
+        let len = GROUP_LEN.min(self.version.size - index * GROUP_LEN);
+        let mut lease = self.lease().clone();
         for _ in 0..RETRIES {
-            let fetched = tokio::select! {
-                biased;
-                fetched = fetch(&lease, index, self.group_len(index), limit) => fetched,
-                () = until_silent(lease.session()) => Err(PeerError::Lost("the peer was silent".into())),
-            };
-            match fetched {
-                Ok(group) => return Ok(group),
+            match lease.fetch(index, len, limit).await {
                 Err(PeerError::Lost(_)) => lease = self.renew(&lease).await?,
-                Err(error) => return Err(error),
+                outcome => return outcome,
             }
         }
         Err(PeerError::Lost(format!("{RETRIES} sessions in a row")))
     }
 
-    fn group_len(&self, index: u64) -> u64 {
-        GROUP_LEN.min(self.meta.size - index * GROUP_LEN)
+    fn lease(&self) -> MutexGuard<'_, Arc<Lease>> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the read again, unless somebody has done so since `lost` was taken.
-    async fn renew(&self, lost: &Arc<Lease>) -> Result<Arc<Lease>, PeerError> {
-        let mut current = self.lease.lock().await;
-        if !Arc::ptr_eq(&current, lost) {
-            return Ok(current.clone());
+    /// Reads under `lease` from now on, unless the current one does as well.
+    fn adopt(&self, lease: Lease) {
+        let mut current = self.lease();
+        if !current.serves_as_well_as(&lease) {
+            *current = Arc::new(lease);
         }
+    }
+
+    /// Opens the read again, unless somebody has done so since `lost` was taken. If one who waits for the same fails,
+    /// all do: not each after a wait of its own.
+    async fn renew(&self, lost: &Arc<Lease>) -> Result<Arc<Lease>, PeerError> {
+        let _turn = self.renewal.lock().await;
+        let current = self.lease().clone();
+        if !Arc::ptr_eq(&current, lost) {
+            return Ok(current);
+        }
+        if let Some(failure) = lost.failure() {
+            return Err(failure);
+        }
+        match self.reopen().await {
+            Ok(lease) => {
+                let lease = Arc::new(lease);
+                *self.lease() = lease.clone();
+                Ok(lease)
+            }
+            Err(error) => {
+                lost.fail(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    async fn reopen(&self) -> Result<Lease, PeerError> {
         let whole = ByteRange { start: 0, end: None };
-        let request = Request::Get { object_id: self.id.clone(), range: Some(whole), if_none_match: None };
+        let object_id = self.place.1.clone();
+        let request = Request::Get { object_id, range: Some(whole), if_none_match: None };
         let reply = self.ask_patiently(&request).await?;
         let gone = || PeerError::Lost("the object was evicted or replaced while it was read".into());
         let (meta, lease) = Lease::from_reply(reply).ok_or_else(gone)?;
-        if meta.digest != self.meta.digest {
+        if (meta.digest, meta.size) != (self.version.digest, self.version.size) {
             return Err(gone());
         }
-        *current = Arc::new(lease);
-        Ok(current.clone())
+        Ok(lease)
     }
 
     /// Asks until the peer, which may be restarting, is there again, or has had as long as a new session may take.
     async fn ask_patiently(&self, request: &Request) -> Result<Reply, PeerError> {
         let deadline = Instant::now() + self.peers.context.config.connect_timeout();
         loop {
-            match self.peers.ask(self.peer, request, &[], true).await {
+            match self.peers.ask(self.place.0, request, &[], true).await {
                 Err(error) if error.is_absence() && Instant::now() < deadline => sleep(RETRY_PAUSE).await,
                 outcome => return outcome,
             }
@@ -138,19 +205,11 @@ impl RemoteObject {
     }
 }
 
-async fn fetch(lease: &Lease, index: u64, len: u64, limit: Duration) -> Result<Group, PeerError> {
-    let connection = lease.session().connection();
-    let request = Request::Group { ticket: lease.ticket, index };
-    let (answer, _send, mut receive) = wire::ask(connection, &request, &[], limit).await?;
-    let digest = match unless_refused(answer)? {
-        Answer::Group { len: announced, digest } if announced == len => digest,
-        other => return Err(PeerError::Protocol(format!("asked for group {index}, got {other:?}"))),
-    };
-    let bytes = receive_bytes(&mut receive, len as usize, limit).await?;
-    if group_digest(index, false, [&bytes[..]]) != digest {
-        return Err(PeerError::Protocol(format!("group {index} is damaged")));
+impl Drop for RemoteObject {
+    fn drop(&mut self) {
+        // Another version may have taken the entry.
+        self.peers.context.reading.remove_if(&self.place, |_, object| object.strong_count() == 0);
     }
-    Ok(Group { segments: vec![bytes], digest })
 }
 
 /// Joins the digests of all groups and compares them with the object's before the last one passes.
@@ -161,8 +220,8 @@ struct WholeCheck {
 }
 
 impl WholeCheck {
-    fn new(meta: &ObjectMeta) -> Self {
-        Self { left: group_count(meta.size), tree: GroupTree::default(), expected: meta.digest }
+    fn new(version: Version) -> Self {
+        Self { left: group_count(version.size), tree: GroupTree::default(), expected: version.digest }
     }
 
     fn add(&mut self, group: Digest) -> Result<(), PeerError> {

@@ -5,12 +5,16 @@ use proxystore_shared::frame::{Answer, INLINE_LEN, ObjectMeta, Request};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
 
 use super::PeerError;
+use super::cache::KeptPart;
 use super::exchange::Reply;
+use super::kept::Version;
 use super::manager::PeerManager;
 use super::remote_object::RemoteObject;
 use super::wire::receive_bytes;
 use crate::endpoint::{GetOptions, GetOutcome, ObjectStream, RequestError};
 use crate::local::resolve_range;
+use crate::reader;
+use crate::storage::Group;
 
 impl PeerManager {
     /// Opens an object of `peer`.
@@ -31,13 +35,24 @@ impl PeerManager {
         options: GetOptions,
     ) -> Result<GetOutcome, PeerError> {
         let GetOptions { range, if_none_match } = options;
-        let request = Request::Get { object_id: id.clone(), range, if_none_match };
+        let cache = &self.context.cache;
+        let kept = if if_none_match.is_none() { cache.part(peer, id, range) } else { None };
+        let known = if_none_match.or(kept.as_ref().map(|part| part.version.digest));
+        let request = Request::Get { object_id: id.clone(), range, if_none_match: known };
         let reply = self.ask(peer, &request, &[], true).await?;
         match &reply.answer {
-            Answer::Missing => Ok(GetOutcome::Missing),
-            Answer::NotModified { meta } if if_none_match == Some(meta.digest) => {
-                Ok(GetOutcome::NotModified(meta.clone()))
+            Answer::Missing => {
+                cache.forget(peer, id);
+                Ok(GetOutcome::Missing)
             }
+            Answer::NotModified { meta } if known == Some(meta.digest) => match kept {
+                None => Ok(GetOutcome::NotModified(meta.clone())),
+                Some(part) if part.version.size == meta.size => {
+                    cache.count_hit();
+                    Ok(GetOutcome::Found(stream_part(meta.clone(), &part)))
+                }
+                Some(_) => Err(PeerError::Protocol("an object of another size has the same digest".into())),
+            },
             Answer::Object { meta, start, end, ticket } => {
                 let (meta, start, end, inline) = (meta.clone(), *start, *end, ticket.is_none());
                 let asked = resolve_range(range, meta.size).ok();
@@ -60,19 +75,21 @@ impl PeerManager {
         reply: Reply,
     ) -> Result<ObjectStream, PeerError> {
         if inline {
-            return self.receive_inline(meta, start, end, reply).await;
+            return self.receive_inline(peer, id, meta, (start, end), reply).await;
         }
-        let object = RemoteObject::new(self.clone(), peer, id.clone(), reply);
+        let object = RemoteObject::open(self, peer, id, reply);
         let object =
             object.ok_or_else(|| PeerError::Protocol("a large object came without a ticket".into()))?;
+        self.context.cache.remember(peer, id, Version { digest: meta.digest, size: meta.size });
         Ok(ObjectStream { meta, start, end, body: object.read(start, end) })
     }
 
     async fn receive_inline(
         &self,
+        peer: EndpointId,
+        id: &ObjectId,
         meta: ObjectMeta,
-        start: u64,
-        end: u64,
+        (start, end): (u64, u64),
         mut reply: Reply,
     ) -> Result<ObjectStream, PeerError> {
         if end - start > INLINE_LEN {
@@ -80,8 +97,12 @@ impl PeerManager {
         }
         let limit = self.context.config.read_timeout();
         let bytes = receive_bytes(&mut reply.receive, (end - start) as usize, limit).await?;
-        if (start, end) == (0, meta.size) && Digest::of(&bytes) != meta.digest {
-            return Err(PeerError::Protocol("the bytes are not those of the object".into()));
+        if (start, end) == (0, meta.size) {
+            if Digest::of(&bytes) != meta.digest {
+                return Err(PeerError::Protocol("the bytes are not those of the object".into()));
+            }
+            let group = Group { segments: vec![bytes.clone()], digest: meta.digest };
+            self.context.cache.keep_whole(peer, id, Version { digest: meta.digest, size: meta.size }, group);
         }
         let body = stream::iter((!bytes.is_empty()).then_some(Ok(bytes))).boxed();
         Ok(ObjectStream { meta, start, end, body })
@@ -109,6 +130,13 @@ impl PeerManager {
         });
         evicted.map_err(|error| RequestError::Peer { peer, error })
     }
+}
+
+/// A part that was kept, and that its owner says is current.
+fn stream_part(meta: ObjectMeta, part: &KeptPart) -> ObjectStream {
+    let (start, end) = (part.start, part.end);
+    let segments = reader::clip(&part.group.segments, start - part.first, end - part.first);
+    ObjectStream { meta, start, end, body: stream::iter(segments).map(Ok).boxed() }
 }
 
 /// The answer belongs to another question.

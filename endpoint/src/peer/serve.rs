@@ -194,7 +194,7 @@ impl Server {
         if groups <= 1 {
             let group = object.group(start / GROUP_LEN).await?;
             let first = start / GROUP_LEN * GROUP_LEN;
-            let segments = reader::clip(group.segments, start - first, end - first);
+            let segments = reader::clip(&group.segments, start - first, end - first);
             self.answer(&Answer::Object { meta, start, end, ticket: None }).await?;
             let limit = self.limit();
             return Ok(send_bytes(&mut self.send, &segments, limit).await?);

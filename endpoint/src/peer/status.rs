@@ -68,6 +68,22 @@ pub struct NetworkStatus {
     pub addresses: Vec<String>,
 }
 
+/// What an endpoint keeps of its peers' objects, and what that was good for since it was started. Objects up to 1 MiB
+/// count as one group each.
+#[derive(Debug, Clone, Copy, Default, Serialize, utoipa::ToSchema)]
+pub struct CacheStatus {
+    /// Bytes kept.
+    pub bytes: u64,
+    /// The most bytes there may be; 0 when nothing is kept.
+    pub limit: u64,
+    /// Groups (of 1 MiB) that were there already.
+    pub hits: u64,
+    /// Groups that travelled because of another reader, at the same time.
+    pub shared: u64,
+    /// Groups that had to travel.
+    pub misses: u64,
+}
+
 /// The connection to the relay.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct RelayStatus {

@@ -17,6 +17,10 @@ use crate::directory::CONFIG_FILE;
 /// Python's default for `max_object_size`.
 pub const DEFAULT_MAX_OBJECT_SIZE: u64 = 100_000_000;
 
+/// Default of [`PeeringConfig::cache_size`]: two of the largest objects that are accepted by default, and a part of
+/// memory that a host on which a site's programs run can spare.
+pub const DEFAULT_CACHE_SIZE: u64 = 256_000_000;
+
 /// An endpoint's configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -200,6 +204,8 @@ pub struct PeeringConfig {
     pub read_timeout: u64,
     /// Without a request before a session is closed.
     pub session_idle_timeout: u64,
+    /// Bytes of peers' objects that are kept in memory at most, for those who ask again; 0 for none.
+    pub cache_size: u64,
 }
 
 impl Default for PeeringConfig {
@@ -213,6 +219,7 @@ impl Default for PeeringConfig {
             connect_timeout: 10,
             read_timeout: 30,
             session_idle_timeout: 300,
+            cache_size: DEFAULT_CACHE_SIZE,
         }
     }
 }

@@ -94,6 +94,8 @@ impl Ground {
         let configured = Configured::build(name, &Relay::url(plan.stack))?.with(|config| {
             config.port = HTTP_PORT;
             config.peering.bind = None;
+            // These tests watch networks: what is fetched twice must travel twice.
+            config.peering.cache_size = 0;
             // Survives `Endpoint::kill`.
             config.storage.database_path = Some("blobs.db".into());
         });
