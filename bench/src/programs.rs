@@ -130,17 +130,17 @@ pub struct Site {
 }
 
 impl Site {
-    /// Ours.
+    /// Ours, without a cache: what is fetched again from a peer travels again, as with Python's.
     pub fn ours(relay: Option<&Relay>) -> Result<Self> {
-        Self::start(&beside("endpoint")?, relay)
+        Self::start(&beside("endpoint")?, relay, &["--cache-size", "0"])
     }
 
     /// Python's, from the installation that `python` belongs to.
     pub fn python(python: &Path, relay: Option<&Relay>) -> Result<Self> {
-        Self::start(&python.with_file_name("proxystore-endpoint"), relay)
+        Self::start(&python.with_file_name("proxystore-endpoint"), relay, &[])
     }
 
-    fn start(program: &Path, relay: Option<&Relay>) -> Result<Self> {
+    fn start(program: &Path, relay: Option<&Relay>, options: &[&str]) -> Result<Self> {
         let home = tempfile::tempdir()?;
         let port = free_port()?;
         let mut configure = Command::new(program);
@@ -149,6 +149,7 @@ impl Site {
             Some(relay) => configure.args(["--relay-address", &relay.url(), "--no-relay-auth"]),
             None => configure.arg("--no-relay-server"),
         };
+        configure.args(options);
         let configured = configure.env("PROXYSTORE_HOME", home.path()).output()?;
         ensure!(
             configured.status.success(),
