@@ -31,6 +31,10 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// A task without connections and without work ends after this.
 const LINGER: Duration = Duration::from_secs(60);
 
+/// A dial through the relay that has gone so long without an answer met an outage, and QUIC repeats its first packet
+/// after ever longer pauses: when the peer is heard of, it is dialled anew.
+const REDIAL: Duration = Duration::from_secs(1);
+
 /// Commands that wait for the task; senders wait beyond that.
 pub const COMMANDS: usize = 64;
 
@@ -67,7 +71,8 @@ pub struct Actor {
     dial_errors: Vec<String>,
     /// The peer's own addresses, as it last described them.
     hosts: Vec<SocketAddr>,
-    relay_dialled: bool,
+    /// When the way through the relay was tried last, while that may still succeed.
+    relay_dialled: Option<Instant>,
     last_error: Option<PeerError>,
     last_work: Instant,
 }
@@ -91,7 +96,7 @@ impl Actor {
             dials: JoinSet::new(),
             dial_errors: Vec::new(),
             hosts: Vec::new(),
-            relay_dialled: false,
+            relay_dialled: None,
             last_error: None,
             last_work: Instant::now(),
         }
@@ -313,8 +318,9 @@ impl Actor {
     }
 
     fn dial_relayed(&mut self, expected: Expected) {
-        if *self.context.signaling.datagrams().borrow() && !self.relay_dialled {
-            self.relay_dialled = true;
+        let lately = self.relay_dialled.is_some_and(|dialled| dialled.elapsed() < REDIAL);
+        if *self.context.signaling.datagrams().borrow() && !lately {
+            self.relay_dialled = Some(Instant::now());
             self.dial_address(relayed::address_of(self.peer), expected);
         }
     }
@@ -342,7 +348,9 @@ impl Actor {
             Ok(Ok(connection)) => self.connected(connection),
             Ok(Err(error)) => {
                 debug!(peer = %self.peer, %error, "an address of the peer did not answer");
-                self.relay_dialled &= relayed::peer_at(error.address()).is_none();
+                if relayed::peer_at(error.address()).is_some() {
+                    self.relay_dialled = None;
+                }
                 self.dial_errors.push(error.to_string());
             }
             // Dials are aborted once a connection is chosen.
@@ -394,7 +402,7 @@ impl Actor {
 
     fn stop_dialling(&mut self) {
         self.dials.abort_all();
-        self.relay_dialled = false;
+        self.relay_dialled = None;
     }
 
     fn fail(&mut self, failure: Failure) {

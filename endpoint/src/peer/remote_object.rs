@@ -193,9 +193,10 @@ impl RemoteObject {
         Ok(lease)
     }
 
-    /// Asks until the peer, which may be restarting, is there again, or has had as long as a new session may take.
+    /// Asks until the peer, which may be restarting, is there again, or has had as long as two sessions may take: the
+    /// first may have been sought while the relay was out of reach.
     async fn ask_patiently(&self, request: &Request) -> Result<Reply, PeerError> {
-        let deadline = Instant::now() + self.peers.context.config.connect_timeout();
+        let deadline = Instant::now() + 2 * self.peers.context.config.connect_timeout();
         loop {
             match self.peers.ask(self.place.0, request, &[], true).await {
                 Err(error) if error.is_absence() && Instant::now() < deadline => sleep(RETRY_PAUSE).await,

@@ -58,11 +58,15 @@ impl Lab {
         Ok(Self { ground, host, remotes, _others: others })
     }
 
-    /// The host's address as a remote machine sees it.
+    /// The host's address as a remote machine sees it. Just after a cable was plugged in a packet may still be lost.
     fn seen_by(&self, remote: usize) -> Result<SocketAddr> {
         let remote = &self.remotes[remote];
         self.host.say("hello", remote.address)?;
-        Ok(remote.hear()?.1)
+        let heard = remote.hear().or_else(|_| {
+            self.host.say("hello", remote.address)?;
+            remote.hear()
+        });
+        Ok(heard?.1)
     }
 
     /// Who gets through to `address` besides the first remote machine, to which the host has sent.
