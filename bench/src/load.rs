@@ -2,16 +2,22 @@
 //! runs, of an answer only what tells its length is looked at, and bodies are discarded.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// For one request, whoever answers; Python takes a minute for the largest.
 const DEADLINE: Duration = Duration::from_secs(300);
+
+/// For a first session between two endpoints.
+const FIRST: Duration = Duration::from_secs(30);
+
+/// From then on until they have their best path; the first requests go through the relay.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// Bytes of one read: what loopback hands over at once, small enough for the processor's cache.
 const BUFFER_LEN: usize = 256 * 1024;
@@ -85,6 +91,17 @@ impl Connection {
     pub async fn open(port: u16) -> Result<Self> {
         let (stream, buffer) = (connect(port).await?, vec![0; BUFFER_LEN].into());
         Ok(Self { port, stream, buffer, start: 0, end: 0, is_answered: false })
+    }
+
+    /// Repeats a request that goes to a peer until the two endpoints have a session, and waits for their best path.
+    pub async fn meet(&mut self, request: &Request) -> Result<()> {
+        let deadline = Instant::now() + FIRST;
+        while let Err(error) = self.exchange(request).await {
+            ensure!(Instant::now() < deadline, "no session: {error:#}");
+            sleep(Duration::from_millis(100)).await;
+        }
+        sleep(SETTLED).await;
+        Ok(())
     }
 
     /// Sends the request and reads the whole answer; returns the length of its body. An answer that reports a failure

@@ -13,6 +13,9 @@ use tempfile::TempDir;
 /// For a program to listen; Python needs ten seconds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Between looks whether a program listens: little beside the fastest start.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// What Linux counts processor time in for /proc (`USER_HZ`, the same on every machine we know).
 const TICK: Duration = Duration::from_millis(10);
 
@@ -33,9 +36,16 @@ impl Program {
                 bail!("{command:?} ended before it listened: {status}");
             }
             ensure!(Instant::now() < deadline, "{command:?} does not listen on port {port}");
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(LOOK);
         }
         Ok(program)
+    }
+
+    /// Ends it.
+    pub fn kill(&mut self) {
+        // It has ended already, or ends now; there is nothing to do about anything else.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 
     /// Processor time that it has used, in user space and in the kernel, to 10 ms.
@@ -54,9 +64,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It has ended already, or ends now; there is nothing to do about anything else.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.kill();
     }
 }
 
@@ -126,7 +134,8 @@ pub struct Site {
     pub id: String,
     /// The program.
     pub program: Program,
-    _home: TempDir,
+    path: PathBuf,
+    home: TempDir,
 }
 
 impl Site {
@@ -140,31 +149,55 @@ impl Site {
         Self::start(&python.with_file_name("proxystore-endpoint"), relay, &[])
     }
 
-    fn start(program: &Path, relay: Option<&Relay>, options: &[&str]) -> Result<Self> {
+    fn start(path: &Path, relay: Option<&Relay>, options: &[&str]) -> Result<Self> {
         let home = tempfile::tempdir()?;
         let port = free_port()?;
-        let mut configure = Command::new(program);
+        let mut configure = command_in(path, home.path());
         configure.args(["configure", "bench", "--host", "127.0.0.1", "--port", &port.to_string()]);
         match relay {
             Some(relay) => configure.args(["--relay-address", &relay.url(), "--no-relay-auth"]),
             None => configure.arg("--no-relay-server"),
         };
         configure.args(options);
-        let configured = configure.env("PROXYSTORE_HOME", home.path()).output()?;
+        let configured = configure.output()?;
         ensure!(
             configured.status.success(),
             "{configure:?}: {}",
             String::from_utf8_lossy(&configured.stderr)
         );
         let id = adapt(&home.path().join("bench/config.toml"))?;
-        let mut start = Command::new(program);
-        start.args(["start", "bench", "--no-detach"]).env("PROXYSTORE_HOME", home.path());
-        Ok(Self { port, id, program: Program::start(&mut start, port)?, _home: home })
+        let program = Program::start(&mut starting(path, home.path()), port)?;
+        Ok(Self { port, id, program, path: path.to_owned(), home })
+    }
+
+    /// A command of the program that runs it, which finds it under the name "bench".
+    pub fn command(&self) -> Command {
+        command_in(&self.path, self.home.path())
+    }
+
+    /// Ends it without ado and starts it again; returns how long it takes to listen.
+    pub fn restart(&mut self) -> Result<Duration> {
+        self.program.kill();
+        let start = Instant::now();
+        self.program = Program::start(&mut starting(&self.path, self.home.path()), self.port)?;
+        Ok(start.elapsed())
     }
 }
 
+fn command_in(program: &Path, home: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env("PROXYSTORE_HOME", home);
+    command
+}
+
+fn starting(program: &Path, home: &Path) -> Command {
+    let mut command = command_in(program, home);
+    command.args(["start", "bench", "--no-detach"]);
+    command
+}
+
 /// Raises the largest object, keeps Python from asking public STUN servers, and returns the endpoint's id.
-fn adapt(config: &Path) -> Result<String> {
+pub fn adapt(config: &Path) -> Result<String> {
     let text = fs::read_to_string(config)?;
     let id = text.lines().find_map(|line| line.strip_prefix("uuid = ")).context("an endpoint has an id")?;
     let adapted = text

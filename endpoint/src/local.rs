@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use proxystore_shared::ObjectId;
 use proxystore_shared::frame::{ByteRange, ObjectMeta};
 
@@ -26,6 +26,12 @@ pub async fn get(
         return Ok(GetOutcome::NotModified(meta));
     }
     let (start, end) = resolve_range(options.range, meta.size)?;
+    if reader::is_in_one_group(start, end) {
+        // Read before it is answered, so that damage is a failure and not a broken answer.
+        let segments = reader::read_one_group(&*object, start, end).await?;
+        let body = stream::iter(segments).map(Ok).boxed();
+        return Ok(GetOutcome::Found(ObjectStream { meta, start, end, body }));
+    }
     let fetch = move |index| {
         let object = object.clone();
         async move { Ok(Arc::new(object.group(index).await?)) }

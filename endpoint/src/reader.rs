@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use proxystore_shared::digest::GROUP_LEN;
 
 use crate::endpoint::{Outgoing, RequestError};
-use crate::storage::Group;
+use crate::storage::{Group, StorageError, StoredObject};
 
 /// The bytes `start..end` of an object, whose groups `fetch` gives.
 ///
@@ -39,6 +39,23 @@ where
         })
         .try_flatten()
         .boxed()
+}
+
+/// Whether the bytes `start..end` of an object lie in one group.
+pub fn is_in_one_group(start: u64, end: u64) -> bool {
+    end.div_ceil(GROUP_LEN).saturating_sub(start / GROUP_LEN) <= 1
+}
+
+/// The bytes `start..end` of an object, which lie in one group.
+pub async fn read_one_group(
+    object: &dyn StoredObject,
+    start: u64,
+    end: u64,
+) -> Result<Vec<Bytes>, StorageError> {
+    let index = start / GROUP_LEN;
+    let group = object.group(index).await?;
+    let first = index * GROUP_LEN;
+    Ok(clip(&group.segments, start - first, end - first))
 }
 
 /// The bytes `start..end` of `segments`, counted from their beginning.

@@ -4,7 +4,7 @@
 //! so every rule about who may do what stands here.
 
 use proxystore_shared::EndpointId;
-use proxystore_shared::relay_message::{PeerConnection, Registration, RelayMessage};
+use proxystore_shared::relay_message::{Registration, RelayMessage, Route};
 use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError, Message, Utf8Bytes};
 
 use crate::auth::User;
@@ -61,28 +61,30 @@ fn is_disconnect(error: &tokio_tungstenite::tungstenite::error::ProtocolError) -
 pub enum Decision {
     /// Find out who the client is, then register it.
     Register(Registration),
-    /// Hand the frame to `peer_uuid` as it is, or send it back with an error.
-    Forward(PeerConnection),
+    /// Hand the frame on as it is, or send it back with an error.
+    Forward(Route),
     /// End the session.
     Close(Close),
 }
 
 /// Decides about one text frame of a client that is registered as `registered`, if at all.
 pub fn decide(text: &str, registered: Option<EndpointId>) -> Decision {
+    if let Some(route) = Route::read(text) {
+        return decide_route(route, registered);
+    }
     match RelayMessage::decode(text) {
         Ok(RelayMessage::RelayRegistration(registration)) => Decision::Register(registration),
-        Ok(RelayMessage::PeerConnection(message)) => decide_peer_connection(message, registered),
-        Ok(RelayMessage::RelayResponse(_)) | Err(_) => Decision::Close(Close::undecodable()),
+        Ok(_) | Err(_) => Decision::Close(Close::undecodable()),
     }
 }
 
-fn decide_peer_connection(message: PeerConnection, registered: Option<EndpointId>) -> Decision {
+fn decide_route(route: Route, registered: Option<EndpointId>) -> Decision {
     match registered {
         None => Decision::Close(Close::forbidden("Register before sending messages to peers.")),
-        Some(id) if id != message.source_uuid => Decision::Close(Close::forbidden(format!(
+        Some(id) if id != route.source => Decision::Close(Close::forbidden(format!(
             "source_uuid is not {id}, which this client registered as."
         ))),
-        Some(_) => Decision::Forward(message),
+        Some(_) => Decision::Forward(route),
     }
 }
 
@@ -130,16 +132,22 @@ pub fn may_reach(sender: &User, receiver: &User) -> Result<(), Undeliverable> {
     if sender == receiver { Ok(()) } else { Err(Undeliverable::Foreign) }
 }
 
-/// The sender's own message with the reason why it came back.
-pub fn returned(mut message: PeerConnection, reason: Undeliverable) -> RelayMessage {
-    message.error = Some(reason.explain(message.peer_uuid));
-    RelayMessage::PeerConnection(message)
+/// The sender's own message with the reason why it came back. It was routed without its texts being decoded, which
+/// turns out here if they cannot be.
+pub fn returned(text: &str, reason: Undeliverable) -> Result<RelayMessage, Close> {
+    match RelayMessage::decode(text) {
+        Ok(RelayMessage::PeerConnection(mut message)) => {
+            message.error = Some(reason.explain(message.peer_uuid));
+            Ok(RelayMessage::PeerConnection(message))
+        }
+        Ok(_) | Err(_) => Err(Close::undecodable()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proxystore_shared::relay_message::{
-        CLOSE_FORBIDDEN, CLOSE_TOO_LARGE, CLOSE_UNDECODABLE, DescriptionKind, Response,
+        CLOSE_FORBIDDEN, CLOSE_TOO_LARGE, CLOSE_UNDECODABLE, DescriptionKind, PeerConnection, Response,
     };
     use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 
@@ -179,7 +187,8 @@ mod tests {
         let text = RelayMessage::PeerConnection(message.clone()).encode();
         assert_eq!(code_of(decide(&text, None)), CLOSE_FORBIDDEN);
         assert_eq!(code_of(decide(&text, Some(EndpointId::random()))), CLOSE_FORBIDDEN);
-        assert_eq!(decide(&text, Some(id)), Decision::Forward(message));
+        let route = Route { source: id, peer: message.peer_uuid, kind: message.description_type };
+        assert_eq!(decide(&text, Some(id)), Decision::Forward(route));
     }
 
     #[test]
@@ -210,14 +219,24 @@ mod tests {
     #[test]
     fn a_returned_message_differs_in_its_error_only() {
         let message = peer_connection(EndpointId::random());
+        let text = RelayMessage::PeerConnection(message.clone()).encode();
         for reason in [Undeliverable::Unknown, Undeliverable::Foreign, Undeliverable::NotReading] {
-            let RelayMessage::PeerConnection(mut back) = returned(message.clone(), reason) else {
+            let Ok(RelayMessage::PeerConnection(mut back)) = returned(&text, reason) else {
                 panic!("another message")
             };
             let error = back.error.take().expect("has an error");
             assert!(error.contains(&message.peer_uuid.to_string()), "{error}");
             assert_eq!(back, message);
         }
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_decoded_does_not_come_back() {
+        let message = peer_connection(EndpointId::random());
+        let text = RelayMessage::PeerConnection(message).encode().replace("{}", "\\ud800");
+        assert!(Route::read(&text).is_some(), "Python takes half a surrogate pair for text");
+        let close = returned(&text, Undeliverable::Unknown).expect_err("it is not text");
+        assert_eq!(close.code, CLOSE_UNDECODABLE);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::SinkExt;
 use hyper::header::HeaderValue;
 use proxystore_shared::config::relay::RelayLimits;
-use proxystore_shared::relay_message::{PeerConnection, Registration, RelayMessage, Response};
+use proxystore_shared::relay_message::{Registration, RelayMessage, Response, Route};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -165,7 +165,7 @@ impl Session {
         match routing::decide(&text, self.registered.as_ref().map(Registered::id)) {
             // Boxed because what happens once should not take room in every idle session.
             Decision::Register(registration) => Box::pin(self.register(registration)).await,
-            Decision::Forward(message) => self.forward(message, text).await,
+            Decision::Forward(route) => self.forward(route, text).await,
             Decision::Close(close) => Err(close.into()),
         }
     }
@@ -219,11 +219,12 @@ impl Session {
         }
     }
 
-    async fn forward(&mut self, message: PeerConnection, text: Utf8Bytes) -> Result<(), End> {
+    async fn forward(&mut self, route: Route, text: Utf8Bytes) -> Result<(), End> {
         // Only registered clients get here, and registering establishes the user.
         let Some(user) = &self.user else { return Err(Close::undecodable().into()) };
-        let (source, peer, kind) = (message.source_uuid, message.peer_uuid, message.description_type);
-        match self.shared.clients.forward(user, peer, text) {
+        let Route { source, peer, kind } = route;
+        // A copy of the reference: the text itself is shared.
+        match self.shared.clients.forward(user, peer, text.clone()) {
             Ok(()) => {
                 debug!(%source, %peer, %kind, "forwarded");
                 self.shared.metrics.forwarded.inc();
@@ -232,7 +233,7 @@ impl Session {
             Err(reason) => {
                 debug!(%source, %peer, %kind, ?reason, "returned");
                 self.shared.metrics.returned(reason);
-                self.write(Message::text(routing::returned(message, reason).encode())).await
+                self.write(Message::text(routing::returned(&text, reason)?.encode())).await
             }
         }
     }

@@ -15,9 +15,9 @@ const GROUPS: u64 = 96;
 
 fn framing(c: &mut Criterion) {
     let object_id = EndpointId::random().to_string().parse().expect("an id");
-    let request = Request::Get { object_id, range: None, if_none_match: None };
+    let request = Request::Get { object_id, range: None, if_none_match: None, lead: Some(1) };
     let meta = ObjectMeta { size: 1_000, digest: Digest::of(b""), created_ms: 1_700_000_000_000 };
-    let answer = Answer::Object { meta, start: 0, end: 1_000, ticket: None };
+    let answer = Answer::Object { meta, start: 0, end: 1_000, ticket: None, lead: 0 };
     let mut group = c.benchmark_group("framing");
     group.bench_function("encode a request", |b| b.iter(|| encode(black_box(&request))));
     group.bench_function("encode an answer", |b| b.iter(|| encode(black_box(&answer))));

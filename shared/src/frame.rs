@@ -7,17 +7,20 @@
 //! An object of at most one group ([`GROUP_LEN`]) travels with its answer. A larger one travels as groups, each
 //! on a short stream of its own under a *ticket*: a `get` opens a ticket on one version of the object, so that
 //! groups fetched later belong together even if the object is replaced meanwhile; a `put` opens one on an upload.
-//! The ticket lives as long as the stream it was issued on. Small streams keep the reassembly of QUIC within
+//! The ticket lives as long as the stream it was issued on: until the asker stops that. Small streams keep the reassembly of QUIC within
 //! bounds whatever the network drops (`docs/decisions/0003-groups-over-many-streams.md`).
 //!
 //! ```text
 //! get                                      put
-//! -> Get{object_id, range}                 -> Put{object_id, size}
-//! <- Object{meta, range, ticket}           <- Continue{ticket}
-//!    -> Group{ticket, index}                  -> Part{ticket, index, len, digest}, bytes
-//!    <- Group{len, digest}, bytes             <- Accepted
-//!    ... up to 32 at a time                   ... up to 32 at a time
-//! -> (end of stream)                       -> Commit{size, digest}
+//! -> Get{object_id, range, lead}           -> Put{object_id, size}
+//! <- Object{meta, range, ticket, lead}     <- Continue{ticket}
+//!    <- Lead{lead, index, ...}, bytes         -> Part{ticket, index, len, digest}, bytes
+//!    -> Accepted                              <- Accepted
+//!    ... at most 8                            ... up to 32 at a time
+//!    -> Group{ticket, index}
+//!    <- Group{len, digest}, bytes
+//!    ... up to 32 at a time
+//! -> (stops the stream)                    -> Commit{size, digest}
 //!                                          <- Stored{meta}
 //! ```
 
@@ -38,6 +41,10 @@ pub const MAX_HEADER_LEN: usize = 16 * 1024;
 /// hop. A line of 1 Gbit/s holds 4.5 MB at 36 ms; a group that lost a packet takes a round trip or two longer, while
 /// those behind it are kept: with sixteen, 0.1 % loss cost 6 % of the line.
 pub const MAX_GROUPS_IN_FLIGHT: usize = 32;
+
+/// Most groups that an owner sends with the answer that opens a read, before they are asked for: as much as a line of
+/// 1 Gbit/s holds at 64 ms, and 8 MiB of memory at the reader.
+pub const LEAD_GROUPS: u64 = 8;
 
 /// Largest object that travels with its request or answer.
 pub const INLINE_LEN: u64 = GROUP_LEN;
@@ -77,6 +84,8 @@ pub enum Request {
         range: Option<ByteRange>,
         /// Only if the object's digest is another.
         if_none_match: Option<Digest>,
+        /// The first groups are wanted without being asked for, if there is more than one. The asker's ticket.
+        lead: Option<Ticket>,
     },
     /// What is known of an object.
     Stat {
@@ -106,6 +115,17 @@ pub enum Request {
         /// Counted from the start of the object.
         index: u64,
     },
+    /// From the owner: one of the first groups of a read that it has just opened; `len` bytes follow.
+    Lead {
+        /// From [`Request::Get`].
+        ticket: Ticket,
+        /// Counted from the start of the object.
+        index: u64,
+        /// At most [`GROUP_LEN`]; 0 for a group that the owner could not read, and that has to be asked for.
+        len: u64,
+        /// See [`crate::digest::group_digest`].
+        digest: Digest,
+    },
     /// One group of an open upload; `len` bytes follow.
     Part {
         /// From [`Answer::Continue`].
@@ -128,6 +148,13 @@ pub enum Request {
     Nominate,
 }
 
+impl Request {
+    /// Whether its stream carries nothing more after the header and the bytes that it announces.
+    pub fn is_complete(&self) -> bool {
+        !matches!(self, Self::Put { inline: None, .. })
+    }
+}
+
 /// Header of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case", deny_unknown_fields)]
@@ -142,6 +169,8 @@ pub enum Answer {
         end: u64,
         /// For [`Request::Group`], when the range spans more than one group.
         ticket: Option<Ticket>,
+        /// Groups, from the first of the range, that come by [`Request::Lead`].
+        lead: u64,
     },
     /// There is no such object.
     Missing,
@@ -172,7 +201,7 @@ pub enum Answer {
         /// See [`crate::digest::group_digest`].
         digest: Digest,
     },
-    /// The part will be in the object.
+    /// The part will be in the object, or the group of a lead has arrived.
     Accepted,
     /// The object is stored, as durably as the endpoint promises.
     Stored {
@@ -186,6 +215,13 @@ pub enum Answer {
         /// For a person.
         message: String,
     },
+}
+
+impl Answer {
+    /// Whether its stream carries nothing more.
+    pub fn is_last(&self) -> bool {
+        !matches!(self, Self::Object { .. } | Self::Continue { .. } | Self::Group { .. })
+    }
 }
 
 /// Why a peer did not do what it was asked.
@@ -287,6 +323,7 @@ mod tests {
         fn headers_round_trip(object in "[^\\p{Cc}]{1,60}", start: u64, end: Option<u64>, digest: [u8; 32]) {
             let request = Request::Get {
                 object_id: object.parse().unwrap(), range: Some(ByteRange { start, end }), if_none_match: Some(Digest(digest)),
+                lead: Some(start),
             };
             let bytes = encode(&request).unwrap();
             prop_assert_eq!(header_len([bytes[0], bytes[1]]).unwrap(), bytes.len() - LENGTH_LEN);

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::EndpointId;
 
@@ -131,6 +132,56 @@ impl RelayMessage {
     }
 }
 
+/// What a relay has to know of a [`PeerConnection`] to hand it on as it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Sender.
+    pub source: EndpointId,
+    /// Receiver.
+    pub peer: EndpointId,
+    /// What it carries.
+    pub kind: DescriptionKind,
+}
+
+impl Route {
+    /// Reads the addresses of a [`PeerConnection`] and checks that the rest of it is there and is text, without
+    /// unescaping it: that takes most of the time [`RelayMessage::decode`] needs for such a message.
+    ///
+    /// None says that the frame is something else, which [`RelayMessage::decode`] names or refuses.
+    pub fn read(text: &str) -> Option<Self> {
+        let envelope: Envelope = serde_json::from_str(text).ok()?;
+        let is_text = |value: &RawValue| value.get().starts_with('"');
+        let complete = is_text(envelope.source_name)
+            && is_text(envelope.description)
+            && envelope.error.is_none_or(is_text);
+        let Envelope { source_uuid, peer_uuid, description_type, .. } = envelope;
+        complete.then_some(Self { source: source_uuid, peer: peer_uuid, kind: description_type })
+    }
+}
+
+/// A [`PeerConnection`] whose texts are left as they are.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope<'a> {
+    #[serde(rename = "message_type")]
+    _message_type: PeerConnectionOnly,
+    source_uuid: EndpointId,
+    #[serde(borrow)]
+    source_name: &'a RawValue,
+    peer_uuid: EndpointId,
+    description_type: DescriptionKind,
+    #[serde(borrow)]
+    description: &'a RawValue,
+    #[serde(default, borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PeerConnectionOnly {
+    PeerConnection,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,10 +244,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_a_complete_peer_connection_has_a_route() {
+        let id: EndpointId = ID.parse().expect("valid");
+        let fields = format!(r#""source_uuid":"{ID}","peer_uuid":"{ID}","description_type":"offer""#);
+        let message = |rest: &str| format!(r#"{{"message_type":"peer_connection",{fields},{rest}}}"#);
+        let route = Route { source: id, peer: id, kind: DescriptionKind::Offer };
+        for rest in [
+            r#""source_name":"a","description":"\"\n""#,
+            r#""source_name":"a","description":"","error":null"#,
+            r#""description":"","error":"why","source_name":"""#,
+        ] {
+            let text = message(rest);
+            assert_eq!(Route::read(&text), Some(route), "{text}");
+            assert!(RelayMessage::decode(&text).is_ok(), "{text}");
+        }
+        for rest in [
+            r#""source_name":"a""#,
+            r#""source_name":"a","description":{}"#,
+            r#""source_name":1,"description":"""#,
+            r#""source_name":"a","description":"","error":1"#,
+            r#""source_name":"a","description":"","extra":1"#,
+            r#""source_name":"a","description":"","description":"""#,
+        ] {
+            let text = message(rest);
+            assert_eq!(Route::read(&text), None, "{text}");
+            assert!(RelayMessage::decode(&text).is_err(), "{text}");
+        }
+        let registration = RelayMessage::RelayRegistration(Registration { name: "a".into(), uuid: id });
+        assert_eq!(Route::read(&registration.encode()), None);
+    }
+
     proptest! {
         #[test]
         fn any_text_decodes_or_is_refused(text in ".*") {
             let _ = RelayMessage::decode(&text);
+            let _ = Route::read(&text);
         }
 
         #[test]
@@ -205,7 +288,12 @@ mod tests {
                 source_uuid: uuid::Uuid::from_bytes(a).into(), source_name: name, peer_uuid: uuid::Uuid::from_bytes(b).into(),
                 description_type: DescriptionKind::Answer, description, error,
             });
-            prop_assert_eq!(RelayMessage::decode(&message.encode()).unwrap(), message);
+            let text = message.encode();
+            let route = Route {
+                source: uuid::Uuid::from_bytes(a).into(), peer: uuid::Uuid::from_bytes(b).into(), kind: DescriptionKind::Answer,
+            };
+            prop_assert_eq!(Route::read(&text), Some(route));
+            prop_assert_eq!(RelayMessage::decode(&text).unwrap(), message);
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use proxystore_endpoint::identity::Identity;
+use proxystore_endpoint::peer::PathKind;
 use proxystore_endpoint::server::{Options, Server};
 use proxystore_endpoint::transport::tls::install_provider;
 use proxystore_relay::Relay;
@@ -170,6 +171,17 @@ impl Site {
     pub async fn registered(&self) -> Result<()> {
         let endpoint = self.server().endpoint();
         until("the site is registered", || endpoint.peers().is_none_or(|peers| peers.relay().connected)).await
+    }
+
+    /// Waits until the data to and from its peers leaves the relay alone.
+    pub async fn reaches_peers_directly(&self) -> Result<()> {
+        let peers = self.server().endpoint().peers().context("the site has no relay")?;
+        let all_direct = async {
+            while peers.peers().await.iter().any(|peer| peer.path != Some(PathKind::Direct)) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all_direct).await.context("the data stays on the relay")
     }
 }
 

@@ -245,7 +245,7 @@ async fn lie(peer: &mut ScriptedPeer, honest: &Bytes) -> Result<()> {
         let (request, mut send, receive) = next_request(&connection).await?;
         match request {
             Request::Get { .. } => {
-                let answer = Answer::Object { meta: meta.clone(), start: 0, end, ticket: Some(1) };
+                let answer = Answer::Object { meta: meta.clone(), start: 0, end, ticket: Some(1), lead: 0 };
                 send.write_all(&frame::encode(&answer)?).await?;
                 open.push((send, receive));
             }

@@ -103,8 +103,9 @@ async fn babble(peer: &mut ScriptedPeer, bytes: Vec<u8>) -> Result<Connection> {
 async fn answers_that_make_no_sense_become_errors() -> Result<()> {
     let relay = relay().await?;
     let a = impatient(&url(&relay)).await?;
-    let object =
-        |meta: ObjectMeta, end, ticket| frame::encode(&Answer::Object { meta, start: 0, end, ticket });
+    let object = |meta: ObjectMeta, end, ticket| {
+        frame::encode(&Answer::Object { meta, start: 0, end, ticket, lead: 0 })
+    };
     let small = meta_of(b"abc");
     let wrong_bytes = [&object(small.clone(), 3, None)?[..], b"xyz"].concat();
     let short = [&object(small.clone(), 3, None)?[..], b"a"].concat();
@@ -162,7 +163,8 @@ async fn a_damaged_group_never_reaches_the_client() -> Result<()> {
         let (_, mut send, _open) = next_request(&connection).await?;
         let meta = meta_of(&whole);
         let end = meta.size;
-        send.write_all(&frame::encode(&Answer::Object { meta, start: 0, end, ticket: Some(1) })?).await?;
+        send.write_all(&frame::encode(&Answer::Object { meta, start: 0, end, ticket: Some(1), lead: 0 })?)
+            .await?;
         for _ in 0..2 {
             let (_, mut send, _) = next_request(&connection).await?;
             send.write_all(&frame::encode(&Answer::Group { len: GROUP_LEN, digest: Digest([0; 32]) })?)

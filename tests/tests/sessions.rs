@@ -64,6 +64,10 @@ async fn sessions_outlive_the_relay_and_new_ones_follow_its_return() -> Result<(
     let (a, b) = sites(&address).await?;
     b.put("k", None, Bytes::from_static(b"v")).await?;
     a.get("k", Some(&b)).await?;
+    // Through a relay that is gone, two that have no other path cannot agree on one.
+    for site in [&a, &b] {
+        site.reaches_peers_directly().await?;
+    }
     first.stop().await;
     let endpoint = a.server().endpoint();
     until("the loss is noticed", || endpoint.peers().is_some_and(|peers| !peers.relay().connected)).await?;

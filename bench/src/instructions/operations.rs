@@ -62,9 +62,9 @@ pub fn run(name: &str, times: usize) -> Result<()> {
 }
 
 fn frames(name: &str, id: &str, times: usize) -> Result<()> {
-    let request = Request::Get { object_id: id.parse()?, range: None, if_none_match: None };
+    let request = Request::Get { object_id: id.parse()?, range: None, if_none_match: None, lead: Some(1) };
     let meta = ObjectMeta { size: 1_000, digest: Digest::of(b""), created_ms: 1_700_000_000_000 };
-    let answer = Answer::Object { meta, start: 0, end: 1_000, ticket: None };
+    let answer = Answer::Object { meta, start: 0, end: 1_000, ticket: None, lead: 0 };
     let (request_bytes, answer_bytes) = (encode(&request)?, encode(&answer)?);
     for _ in 0..times {
         match name {

@@ -9,9 +9,6 @@ use bytes::Bytes;
 use proxystore_bench::load::{Connection, Request};
 use proxystore_bench::programs::{Program, Relay, Site, beside, free_port};
 
-/// For a first session between two endpoints.
-const FIRST: Duration = Duration::from_secs(30);
-
 /// What is done with an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -80,12 +77,8 @@ impl Contestant {
         let connection = Connection::open(sites[0].port).await?;
         let mut contestant =
             Self { name, connection, kind: Kind::Endpoints { far: sites[1].id.clone(), _sites: sites } };
-        let deadline = Instant::now() + FIRST;
         let request = contestant.request(Operation::PeerSet, &Bytes::from_static(b"hello"));
-        while let Err(error) = contestant.connection.exchange(&request).await {
-            ensure!(Instant::now() < deadline, "no session between {name}: {error:#}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        contestant.connection.meet(&request).await.with_context(|| format!("{name} among themselves"))?;
         Ok(contestant)
     }
 

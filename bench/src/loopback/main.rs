@@ -1,9 +1,10 @@
 //! Objects set and got on loopback, locally and at a peer: our endpoints beside Python's, and beside what they are made
-//! of: a bare HTTP server, and a bare QUIC round trip.
+//! of: a bare HTTP server, and a bare QUIC round trip; and a whole command beside sendme's.
 //!
 //! Everybody takes turns in the same run, so that a machine that becomes slower meanwhile slows all; figures are
 //! medians. Run with `scripts/bench loopback`.
 
+mod commands;
 mod contestant;
 
 use std::path::{Path, PathBuf};
@@ -51,6 +52,9 @@ struct Arguments {
     /// A Python with ProxyStore 1.1 installed; without it there are no figures of Python.
     #[arg(long)]
     python: Option<PathBuf>,
+    /// The program `sendme`; without it there are no figures of it.
+    #[arg(long)]
+    sendme: Option<PathBuf>,
     /// Where to write the table as CSV too.
     #[arg(long)]
     csv: Option<PathBuf>,
@@ -83,7 +87,9 @@ async fn main() -> Result<()> {
     for (len, times) in SIZES {
         measure(&mut runners, len, times, &mut figures).await?;
     }
-    eprintln!("SKIPPED: sendme: this suite does not drive it yet");
+    // Their memory is wanted, and their idle sessions are not.
+    drop(runners);
+    commands::measure(arguments.sendme.as_deref(), &relay, &mut figures).await?;
     figures.print();
     if let Some(path) = &arguments.csv {
         figures.write_csv(path)?;

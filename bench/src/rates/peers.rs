@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use proxystore_bench::load::{Connection, Request};
@@ -17,9 +17,6 @@ const OBJECTS: usize = 10_000;
 
 /// Passes over all of them; the first is not counted.
 const ROUNDS: usize = 5;
-
-/// For a first session between two endpoints.
-const FIRST: Duration = Duration::from_secs(30);
 
 /// Gets a second.
 const BAR: f64 = 20_000.0;
@@ -46,22 +43,12 @@ async fn rounds_of([near, far]: [Site; 2]) -> Result<Vec<Round>> {
     let get = |key| Request::http("GET", &format!("/get?key={key}&endpoint={}", far.id), Bytes::new());
     let gets: Vec<_> = (0..OBJECTS).map(get).collect();
     let mut connections = open(near.port, MANY).await?;
-    meet(&mut connections[0], &gets[0]).await?;
+    connections[0].meet(&gets[0]).await?;
     let mut rounds = Vec::new();
     for _ in 0..=ROUNDS {
         rounds.push(pass(&mut connections, &gets).await?);
     }
     Ok(rounds.split_off(1))
-}
-
-/// Waits until the two have a session.
-async fn meet(connection: &mut Connection, get: &Request) -> Result<()> {
-    let deadline = Instant::now() + FIRST;
-    while let Err(error) = connection.exchange(get).await {
-        ensure!(Instant::now() < deadline, "no session: {error:#}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(())
 }
 
 /// Every request once, by whichever client is free.

@@ -2,20 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use proxystore_bench::load::Request;
+use proxystore_bench::programs::adapt;
 use proxystore_tests::net::{Namespace, Program};
-use tokio::runtime::{Builder, Runtime};
 
+use crate::client::Client;
 use crate::contestant::{Contestant, object};
 use crate::world::{World, beside, listening, run};
-
-/// The slowest, Python with losses, takes about two minutes for the largest object.
-const TIMEOUT: Duration = Duration::from_secs(300);
-
-/// For a first session between the two.
-const FIRST: Duration = Duration::from_secs(30);
 
 /// UDP port of the endpoints whose datagrams the near site's firewall drops.
 const BLOCKED: u16 = 4500;
@@ -25,16 +21,13 @@ pub struct Endpoints {
     name: &'static str,
     near: Site,
     far: Site,
-    far_id: String,
 }
 
 /// An endpoint and a client of it.
 struct Site {
+    id: String,
     program: Program,
-    namespace: Arc<Namespace>,
-    base: String,
-    http: reqwest::Client,
-    runtime: Runtime,
+    client: Client,
 }
 
 /// How an endpoint is started.
@@ -80,20 +73,15 @@ impl Endpoints {
     fn start(world: &World, kind: &Kind) -> Result<Self> {
         let far = Site::start(world, &world.far, kind)?;
         let near = Site::start(world, &world.near, kind)?;
-        let far_id = far.id()?;
-        let endpoints = Self { name: kind.name, near, far, far_id };
-        endpoints.meet().with_context(|| format!("the log:\n{}", endpoints.near.program.log()))?;
+        let endpoints = Self { name: kind.name, near, far };
+        endpoints.put(1)?;
+        let met = endpoints.near.client.meet(&endpoints.get(1));
+        met.with_context(|| format!("the log:\n{}", endpoints.near.program.log()))?;
         Ok(endpoints)
     }
 
-    /// Waits until the two have a session.
-    fn meet(&self) -> Result<()> {
-        self.put(1)?;
-        let deadline = Instant::now() + FIRST;
-        while let Err(error) = self.fetch(1) {
-            ensure!(Instant::now() < deadline, "no session: {error:#}");
-        }
-        Ok(())
+    fn get(&self, len: usize) -> Request {
+        Request::http("GET", &format!("/get?key={len}&endpoint={}", self.far.id), Bytes::new())
     }
 }
 
@@ -106,30 +94,12 @@ impl Site {
         configure.args(["--relay-address", &world.relay_url(), "--no-relay-auth"]);
         configure.args(kind.options);
         run(configure.env("PROXYSTORE_HOME", &home))?;
-        // Without this Python asks public STUN servers for its address.
-        let config = home.join("bench/config.toml");
-        let text = std::fs::read_to_string(&config)?;
-        std::fs::write(&config, text.replace("[relay]\n", "[relay]\nice_servers = []\n"))?;
+        let id = adapt(&home.join("bench/config.toml"))?;
         let program = Program::start(namespace, kind.program, &home.join("log"), |command| {
             command.args(["start", "bench", "--no-detach"]).env("PROXYSTORE_HOME", &home);
         })?;
         listening(namespace, kind.port, &program)?;
-        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let base = format!("http://127.0.0.1:{port}");
-        Ok(Self { program, namespace: namespace.clone(), base, http, runtime })
-    }
-
-    /// Requests go out from the site's own namespace.
-    fn within<T: Send>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        self.namespace.within(|| self.runtime.block_on(work))
-    }
-
-    fn id(&self) -> Result<String> {
-        let request = self.http.get(format!("{}/endpoint", self.base));
-        let text = self.within(async { Ok(request.send().await?.error_for_status()?.text().await?) })?;
-        let answer: serde_json::Value = serde_json::from_str(&text)?;
-        Ok(answer["uuid"].as_str().context("an endpoint has an id")?.to_owned())
+        Ok(Self { id, program, client: Client::open(namespace, kind.port)? })
     }
 }
 
@@ -143,21 +113,11 @@ impl Contestant for Endpoints {
     }
 
     fn put(&self, len: usize) -> Result<()> {
-        let request = self.far.http.post(format!("{}/set?key={len}", self.far.base)).body(object(len));
-        self.far.within(async { Ok(request.send().await?.error_for_status().map(drop)?) })
+        let request = Request::http("POST", &format!("/set?key={len}"), object(len).into());
+        self.far.client.exchange(&request).map(drop)
     }
 
     fn fetch(&self, len: usize) -> Result<()> {
-        let url = format!("{}/get?key={len}&endpoint={}", self.near.base, self.far_id);
-        let request = self.near.http.get(url);
-        self.near.within(async {
-            let mut answer = request.send().await?.error_for_status()?;
-            let mut received = 0;
-            while let Some(chunk) = answer.chunk().await? {
-                received += chunk.len();
-            }
-            ensure!(received == len, "{received} bytes of {len}");
-            Ok(())
-        })
+        self.near.client.fetch(&self.get(len), len)
     }
 }

@@ -4,6 +4,7 @@
 //! Everybody takes turns on the same wire in the same run, so that a machine that becomes slower meanwhile slows all;
 //! figures are medians. Run with `scripts/bench wan`; needs root, for network namespaces.
 
+mod client;
 mod contestant;
 mod http;
 mod redis;

@@ -4,14 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use proxystore_tests::net::{Namespace, Program};
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncCommands as _, Client};
-use tokio::runtime::{Builder, Runtime};
+use proxystore_bench::load::Request;
+use proxystore_tests::net::Program;
 
+use crate::client::Client;
 use crate::contestant::{Contestant, object};
 use crate::world::{FAR, World, is_installed, listening, run};
 
@@ -23,15 +21,9 @@ const SSH_PORT: u16 = 2222;
 
 /// The server, the tunnel, and a client at each site.
 pub struct Redis {
-    near: Connection,
-    far: Connection,
+    near: Client,
+    far: Client,
     _programs: [Program; 3],
-}
-
-struct Connection {
-    namespace: Arc<Namespace>,
-    runtime: Runtime,
-    redis: MultiplexedConnection,
 }
 
 impl Redis {
@@ -59,7 +51,7 @@ impl Redis {
             command.args(["-L", &format!("127.0.0.1:{PORT}:127.0.0.1:{PORT}"), &format!("root@{FAR}")]);
         })?;
         listening(&world.near, PORT, &tunnel)?;
-        let (near, far) = (Connection::open(&world.near)?, Connection::open(&world.far)?);
+        let (near, far) = (Client::open(&world.near, PORT)?, Client::open(&world.far, PORT)?);
         Ok(Some(Self { near, far, _programs: [server, sshd, tunnel] }))
     }
 }
@@ -83,37 +75,18 @@ fn keys(dir: &Path) -> Result<PathBuf> {
     Ok(user)
 }
 
-impl Connection {
-    fn open(namespace: &Arc<Namespace>) -> Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        // An object may take longer than the client's usual patience.
-        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-        let redis = namespace.within(|| {
-            let client = Client::open(("127.0.0.1", PORT))?;
-            Ok(runtime.block_on(client.get_multiplexed_async_connection_with_config(&config))?)
-        })?;
-        Ok(Self { namespace: namespace.clone(), runtime, redis })
-    }
-
-    fn within<T: Send>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        self.namespace.within(|| self.runtime.block_on(work))
-    }
-}
-
 impl Contestant for Redis {
     fn name(&self) -> &'static str {
         "Redis, SSH"
     }
 
     fn put(&self, len: usize) -> Result<()> {
-        let mut redis = self.far.redis.clone();
-        self.far.within(async move { Ok(redis.set::<_, _, ()>(len, object(len)).await?) })
+        let key = len.to_string();
+        let request = Request::redis(&[b"SET", key.as_bytes(), &object(len)]);
+        self.far.exchange(&request).map(drop)
     }
 
     fn fetch(&self, len: usize) -> Result<()> {
-        let mut redis = self.near.redis.clone();
-        let bytes: Vec<u8> = self.near.within(async move { Ok(redis.get(len).await?) })?;
-        anyhow::ensure!(bytes.len() == len, "{} bytes of {len}", bytes.len());
-        Ok(())
+        self.near.fetch(&Request::redis(&[b"GET", len.to_string().as_bytes()]), len)
     }
 }

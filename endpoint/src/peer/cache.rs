@@ -75,6 +75,11 @@ impl RemoteCache {
         Some(KeptPart { version, group, first: index * GROUP_LEN, start, end })
     }
 
+    /// Whether some of the object may be kept.
+    pub fn knows(&self, owner: EndpointId, id: &ObjectId) -> bool {
+        self.limit > 0 && self.kept().version(owner, id).is_some()
+    }
+
     /// A group of a version that its owner says is current.
     pub fn group(&self, owner: EndpointId, version: Version, index: u64) -> Option<Arc<Group>> {
         let group = self.kept().group(owner, version, index);

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::actor::Command;
 use super::cache::RemoteCache;
+use super::lead::Leads;
 use super::pins::Pins;
 use super::remote_object::OpenObjects;
 use super::session::Session;
@@ -45,6 +46,8 @@ pub struct Context {
     pub cache: RemoteCache,
     /// Objects of peers that are being read.
     pub reading: OpenObjects,
+    /// First groups that owners send unasked.
+    pub leads: Leads,
     /// The task of each peer.
     pub actors: DashMap<EndpointId, mpsc::Sender<Command>>,
     /// The session that requests take to each peer, as its task has it.

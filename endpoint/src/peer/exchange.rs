@@ -32,7 +32,7 @@ const SUSPICIOUS: Duration = Duration::from_millis(750);
 pub struct Reply {
     /// The header.
     pub answer: Answer,
-    /// For more of the request.
+    /// For more of the request, if there is more.
     pub send: SendStream,
     /// For the bytes behind the header.
     pub receive: RecvStream,
@@ -146,11 +146,12 @@ async fn exchange(
 
 /// Returns once nothing has arrived on the connection for longer than a living peer takes.
 pub(super) async fn until_silent(session: &Session) {
-    let mut received = session.stats().udp_rx.datagrams;
+    // Most answers are there before the first look.
+    let mut received = None;
     let mut heard = Instant::now();
     loop {
         sleep(LOOK).await;
-        let now_received = session.stats().udp_rx.datagrams;
+        let now_received = Some(session.stats().udp_rx.datagrams);
         if now_received != received {
             received = now_received;
             heard = Instant::now();

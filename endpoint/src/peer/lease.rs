@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use noq::SendStream;
+use noq::RecvStream;
 use proxystore_shared::digest::group_digest;
 use proxystore_shared::frame::{Answer, ObjectMeta, Refusal, Request, Ticket};
 
@@ -18,7 +18,7 @@ pub struct Lease {
     ticket: Ticket,
     busy: Busy,
     /// The read ends with this stream.
-    _held: SendStream,
+    _held: RecvStream,
     /// Why it could not be renewed.
     failure: OnceLock<PeerError>,
 }
@@ -29,7 +29,7 @@ impl Lease {
         match reply.answer {
             Answer::Object { meta, ticket: Some(ticket), .. } => {
                 let failure = OnceLock::new();
-                Some((meta, Self { ticket, busy: reply.busy, _held: reply.send, failure }))
+                Some((meta, Self { ticket, busy: reply.busy, _held: reply.receive, failure }))
             }
             _ => None,
         }
@@ -51,7 +51,8 @@ impl Lease {
         let _ = self.failure.set(error);
     }
 
-    fn session(&self) -> &Arc<Session> {
+    /// What it goes over.
+    pub fn session(&self) -> &Arc<Session> {
         self.busy.session()
     }
 
@@ -78,6 +79,7 @@ impl Lease {
             other => return Err(PeerError::Protocol(format!("asked for group {index}, got {other:?}"))),
         };
         let bytes = receive_bytes(&mut receive, len as usize, limit).await?;
+        wire::note_end(&mut receive);
         if group_digest(index, false, [&bytes[..]]) != digest {
             return Err(PeerError::Protocol(format!("group {index} is damaged")));
         }

@@ -22,6 +22,7 @@ use super::PeerError;
 use super::actor::{Actor, COMMANDS, Command};
 use super::cache::RemoteCache;
 use super::context::Context;
+use super::lead::Leads;
 use super::negotiation::ConnectionId;
 use super::pins::Pins;
 use super::session::Session;
@@ -100,6 +101,7 @@ impl PeerManager {
             key: options.identity.public_key(),
             cache: RemoteCache::new(options.config.cache_size),
             reading: DashMap::new(),
+            leads: Leads::default(),
             config: options.config,
             quic,
             addresses,

@@ -2,7 +2,8 @@
 //!
 //! [`manager`] finds the task of a peer ([`actor`]); the task comes to a connection with it by offer and answer
 //! ([`negotiation`]), which goes over the best path there is ([`paths`]); requests go out over it ([`requests`], [`upload`]) and are served from it ([`serve`]). What several readers want
-//! travels once ([`remote_object`], [`flights`]) and is kept for a while ([`cache`]).
+//! travels once ([`remote_object`], [`flights`]), the first of it at once ([`lead`]), and is kept for a while
+//! ([`cache`]).
 
 mod actor;
 mod cache;
@@ -11,6 +12,7 @@ pub mod error;
 mod exchange;
 mod flights;
 mod kept;
+mod lead;
 mod lease;
 pub mod manager;
 mod negotiation;

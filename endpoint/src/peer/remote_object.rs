@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use proxystore_shared::digest::{GROUP_LEN, GroupTree, group_count};
-use proxystore_shared::frame::{ByteRange, MAX_GROUPS_IN_FLIGHT, Request};
+use proxystore_shared::frame::{Answer, ByteRange, MAX_GROUPS_IN_FLIGHT, Request};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::PeerError;
-use super::exchange::Reply;
+use super::exchange::{Reply, until_silent};
 use super::flights::{Boarding, Flights};
 use super::kept::Version;
+use super::lead::Wanted;
 use super::lease::Lease;
 use super::manager::PeerManager;
 use crate::endpoint::{Outgoing, RequestError};
@@ -26,9 +27,10 @@ const RETRIES: usize = 3;
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// An endpoint and an object there.
-type Place = (EndpointId, ObjectId);
+pub type Place = (EndpointId, ObjectId);
 
-/// Objects that are being read here, by whoever reads them: an entry goes with its last reader.
+/// Objects that are being read here, by whoever reads them: an entry goes with its last reader. One that refers to
+/// nothing says that somebody is opening the object.
 pub type OpenObjects = DashMap<Place, Weak<RemoteObject>>;
 
 /// An object at a peer.
@@ -40,12 +42,20 @@ pub struct RemoteObject {
     /// Held by the one who renews the lease.
     renewal: tokio::sync::Mutex<()>,
     flights: Flights,
+    wanted: Option<Wanted>,
 }
 
 impl RemoteObject {
     /// The object whose read `reply` opened; none if it opened none. When the same version is being read already,
     /// it is that, and the new read at the peer ends unless the old one is of no use.
-    pub fn open(peers: &PeerManager, peer: EndpointId, id: &ObjectId, reply: Reply) -> Option<Arc<Self>> {
+    pub fn open(
+        peers: &PeerManager,
+        (peer, id): (EndpointId, &ObjectId),
+        reply: Reply,
+        wanted: Option<Wanted>,
+    ) -> Option<Arc<Self>> {
+        // Here, because what is not wanted any more looks for the entry that is locked below.
+        let wanted = wanted.filter(|_| matches!(reply.answer, Answer::Object { lead: 1.., .. }));
         let (meta, lease) = Lease::from_reply(reply)?;
         let version = Version { digest: meta.digest, size: meta.size };
         let mut entry = peers.context.reading.entry((peer, id.clone())).or_default();
@@ -63,6 +73,7 @@ impl RemoteObject {
                     lease: Mutex::new(Arc::new(lease)),
                     renewal: tokio::sync::Mutex::default(),
                     flights: Flights::default(),
+                    wanted,
                 });
                 *entry = Arc::downgrade(&object);
                 object
@@ -122,7 +133,11 @@ impl RemoteObject {
 
     /// Fetches the group at `index` for all who wait for it, and those who come later.
     async fn bring(self: Arc<Self>, index: u64) -> Result<Arc<Group>, PeerError> {
-        let fetched = self.fetch(index).await.map(Arc::new);
+        let fetched = match self.led(index).await {
+            Some(group) => Ok(group),
+            None => self.fetch(index).await,
+        };
+        let fetched = fetched.map(Arc::new);
         if let Ok(group) = &fetched {
             self.peers.context.cache.keep(self.place.0, self.version, index, group);
         }
@@ -130,10 +145,26 @@ impl RemoteObject {
         fetched
     }
 
+    /// The group at `index`, if it comes without being asked for.
+    async fn led(&self, index: u64) -> Option<Group> {
+        let lead = &self.wanted.as_ref()?.lead;
+        let session = self.lease().session().clone();
+        let led = tokio::select! {
+            biased;
+            led = timeout(self.peers.context.config.read_timeout(), lead.take(index)) => led.ok().flatten(),
+            () = until_silent(&session) => None,
+        };
+        led.filter(|group| group.len() == self.len_of(index))
+    }
+
+    fn len_of(&self, index: u64) -> u64 {
+        GROUP_LEN.min(self.version.size - index * GROUP_LEN)
+    }
+
     /// Fetches the group at `index`, from another session if need be.
     async fn fetch(&self, index: u64) -> Result<Group, PeerError> {
         let limit = self.peers.context.config.read_timeout();
-        let len = GROUP_LEN.min(self.version.size - index * GROUP_LEN);
+        let len = self.len_of(index);
         let mut lease = self.lease().clone();
         for _ in 0..RETRIES {
             match lease.fetch(index, len, limit).await {
@@ -183,7 +214,7 @@ impl RemoteObject {
     async fn reopen(&self) -> Result<Lease, PeerError> {
         let whole = ByteRange { start: 0, end: None };
         let object_id = self.place.1.clone();
-        let request = Request::Get { object_id, range: Some(whole), if_none_match: None };
+        let request = Request::Get { object_id, range: Some(whole), if_none_match: None, lead: None };
         let reply = self.ask_patiently(&request).await?;
         let gone = || PeerError::Lost("the object was evicted or replaced while it was read".into());
         let (meta, lease) = Lease::from_reply(reply).ok_or_else(gone)?;

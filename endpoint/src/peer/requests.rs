@@ -1,16 +1,18 @@
 //! The operations on a peer's objects, apart from uploads.
 
 use futures_util::{StreamExt as _, stream};
-use proxystore_shared::frame::{Answer, INLINE_LEN, ObjectMeta, Request};
+use proxystore_shared::digest::GROUP_LEN;
+use proxystore_shared::frame::{Answer, ByteRange, INLINE_LEN, ObjectMeta, Request};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
 
 use super::PeerError;
 use super::cache::KeptPart;
 use super::exchange::Reply;
 use super::kept::Version;
+use super::lead::Wanted;
 use super::manager::PeerManager;
 use super::remote_object::RemoteObject;
-use super::wire::receive_bytes;
+use super::wire::{note_end, receive_bytes};
 use crate::endpoint::{GetOptions, GetOutcome, ObjectStream, RequestError};
 use crate::local::resolve_range;
 use crate::reader;
@@ -38,7 +40,9 @@ impl PeerManager {
         let cache = &self.context.cache;
         let kept = if if_none_match.is_none() { cache.part(peer, id, range) } else { None };
         let known = if_none_match.or(kept.as_ref().map(|part| part.version.digest));
-        let request = Request::Get { object_id: id.clone(), range, if_none_match: known };
+        let wanted = if known.is_none() { self.lead(peer, id, range) } else { None };
+        let lead = wanted.as_ref().map(|wanted| wanted.ticket);
+        let request = Request::Get { object_id: id.clone(), range, if_none_match: known, lead };
         let reply = self.ask(peer, &request, &[], true).await?;
         match &reply.answer {
             Answer::Missing => {
@@ -53,31 +57,41 @@ impl PeerManager {
                 }
                 Some(_) => Err(PeerError::Protocol("an object of another size has the same digest".into())),
             },
-            Answer::Object { meta, start, end, ticket } => {
+            Answer::Object { meta, start, end, ticket, .. } => {
                 let (meta, start, end, inline) = (meta.clone(), *start, *end, ticket.is_none());
                 let asked = resolve_range(range, meta.size).ok();
                 if asked != Some((start, end)) {
                     return Err(PeerError::Protocol(format!("the part {start}..{end} was not asked for")));
                 }
-                self.body(peer, id, meta, (start, end), inline, reply).await.map(GetOutcome::Found)
+                let body = match inline {
+                    true => self.receive_inline(peer, id, meta, (start, end), reply).await,
+                    false => self.read_groups(peer, id, meta, (start, end), reply, wanted),
+                };
+                body.map(GetOutcome::Found)
             }
             other => Err(unexpected("get", other)),
         }
     }
 
-    async fn body(
+    /// The first groups unasked, for the first reader of an object of which nothing is kept.
+    fn lead(&self, peer: EndpointId, id: &ObjectId, range: Option<ByteRange>) -> Option<Wanted> {
+        if self.context.cache.knows(peer, id) {
+            return None;
+        }
+        let first = range.map_or(0, |range| range.start / GROUP_LEN);
+        Wanted::by_first_reader(&self.context, &(peer, id.clone()), first)
+    }
+
+    fn read_groups(
         &self,
         peer: EndpointId,
         id: &ObjectId,
         meta: ObjectMeta,
         (start, end): (u64, u64),
-        inline: bool,
         reply: Reply,
+        wanted: Option<Wanted>,
     ) -> Result<ObjectStream, PeerError> {
-        if inline {
-            return self.receive_inline(peer, id, meta, (start, end), reply).await;
-        }
-        let object = RemoteObject::open(self, peer, id, reply);
+        let object = RemoteObject::open(self, (peer, id), reply, wanted);
         let object =
             object.ok_or_else(|| PeerError::Protocol("a large object came without a ticket".into()))?;
         self.context.cache.remember(peer, id, Version { digest: meta.digest, size: meta.size });
@@ -97,6 +111,7 @@ impl PeerManager {
         }
         let limit = self.context.config.read_timeout();
         let bytes = receive_bytes(&mut reply.receive, (end - start) as usize, limit).await?;
+        note_end(&mut reply.receive);
         if (start, end) == (0, meta.size) {
             if Digest::of(&bytes) != meta.digest {
                 return Err(PeerError::Protocol("the bytes are not those of the object".into()));

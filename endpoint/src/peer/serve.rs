@@ -1,26 +1,28 @@
 //! Serves a peer's requests on one connection.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use noq::{RecvStream, SendStream};
 use proxystore_shared::digest::{GROUP_LEN, group_count, group_digest};
-use proxystore_shared::frame::{Answer, ByteRange, INLINE_LEN, Refusal, Request};
+use proxystore_shared::frame::{Answer, ByteRange, INLINE_LEN, LEAD_GROUPS, Refusal, Request, Ticket};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
 use tracing::{debug, warn};
 
 use super::context::Context;
 use super::session::Session;
 use super::tickets::{Open, Tickets, Uploading};
-use super::wire::{WireError, receive_bytes, receive_header, send_bytes, send_header};
+use super::wire::{self, WireError, note_end, receive_bytes, receive_header, send_header, send_with};
 use crate::endpoint::{PutOptions, RequestError};
 use crate::peer::actor::Command;
-use crate::storage::{Expected, StorageError, StoredObject};
+use crate::storage::{Expected, Group, StorageError, StoredObject};
 use crate::{local, reader};
 
-/// A ticket ends with its stream or its connection, or when nothing was asked under it for this long.
+/// A ticket ends with its stream or its connection, or when nothing was asked under it for this long, or twice that.
 const TICKET_IDLE: Duration = Duration::from_secs(600);
 
 /// Serves until the connection ends, then tells the peer's task.
@@ -129,8 +131,9 @@ impl Server {
                 let _ = self.answer(&Answer::Failed { reason, message }).await;
             }
         }
-        // Both fail only when the stream is finished or reset already.
+        // Fails only when the stream is finished or reset already.
         let _ = self.send.finish();
+        note_end(&mut self.receive);
         drop(busy);
     }
 
@@ -139,8 +142,12 @@ impl Server {
     }
 
     async fn answer(&mut self, answer: &Answer) -> Result<(), ServeError> {
+        self.answer_with(answer, &[]).await
+    }
+
+    async fn answer_with(&mut self, answer: &Answer, segments: &[Bytes]) -> Result<(), ServeError> {
         let limit = self.limit();
-        Ok(send_header(&mut self.send, answer, limit).await?)
+        Ok(send_with(&mut self.send, answer, segments, limit).await?)
     }
 
     async fn dispatch(&mut self) -> Result<(), ServeError> {
@@ -150,9 +157,10 @@ impl Server {
             other => other.into(),
         })?;
         match request {
-            Request::Get { object_id, range, if_none_match } => {
-                self.get(&object_id, range, if_none_match).await
+            Request::Get { object_id, range, if_none_match, lead } => {
+                self.get(&object_id, range, if_none_match, lead).await
             }
+            Request::Lead { ticket, index, len, digest } => self.led(ticket, index, len, digest).await,
             Request::Stat { object_id } => self.stat(&object_id).await,
             Request::Evict { object_id } => self.evict(&object_id).await,
             Request::Put { object_id, size, create_only, inline: Some(len) } => {
@@ -181,6 +189,7 @@ impl Server {
         id: &ObjectId,
         range: Option<ByteRange>,
         if_none_match: Option<Digest>,
+        lead: Option<Ticket>,
     ) -> Result<(), ServeError> {
         let Some(object) = self.context.storage.open(id).await? else {
             return self.answer(&Answer::Missing).await;
@@ -190,27 +199,63 @@ impl Server {
             return self.answer(&Answer::NotModified { meta }).await;
         }
         let (start, end) = local::resolve_range(range, meta.size)?;
-        let groups = end.div_ceil(GROUP_LEN).saturating_sub(start / GROUP_LEN);
-        if groups <= 1 {
-            let group = object.group(start / GROUP_LEN).await?;
-            let first = start / GROUP_LEN * GROUP_LEN;
-            let segments = reader::clip(&group.segments, start - first, end - first);
-            self.answer(&Answer::Object { meta, start, end, ticket: None }).await?;
-            let limit = self.limit();
-            return Ok(send_bytes(&mut self.send, &segments, limit).await?);
+        if reader::is_in_one_group(start, end) {
+            let segments = reader::read_one_group(&*object, start, end).await?;
+            return self
+                .answer_with(&Answer::Object { meta, start, end, ticket: None, lead: 0 }, &segments)
+                .await;
         }
-        let ticket = self.tickets.open(Open::Read(object)).ok_or_else(too_many)?;
-        let served = self.hold_open(Answer::Object { meta, start, end, ticket: Some(ticket) }).await;
+        let ticket = self.tickets.open(Open::Read(object.clone())).ok_or_else(too_many)?;
+        let first = start / GROUP_LEN;
+        let lead = lead.map(|ticket| (ticket, first..end.div_ceil(GROUP_LEN).min(first + LEAD_GROUPS)));
+        let promised = lead.as_ref().map_or(0, |(_, indices)| indices.end - indices.start);
+        let answer = Answer::Object { meta, start, end, ticket: Some(ticket), lead: promised };
+        let served = self.hold_open(answer, ticket, object, lead).await;
         self.tickets.close(ticket);
         served
     }
 
-    /// The ticket is good until the peer ends its half of the stream.
-    async fn hold_open(&mut self, answer: Answer) -> Result<(), ServeError> {
+    /// The ticket is good until the peer stops the stream.
+    async fn hold_open(
+        &mut self,
+        answer: Answer,
+        ticket: Ticket,
+        object: Arc<dyn StoredObject>,
+        lead: Option<(Ticket, Range<u64>)>,
+    ) -> Result<(), ServeError> {
         self.answer(&answer).await?;
-        // Nothing more is said on this stream; an error is an end as well.
-        let _ = tokio::time::timeout(TICKET_IDLE, self.receive.read(&mut [0])).await;
+        let limit = self.limit();
+        let session = &self.session;
+        let leading = async {
+            if let Some((ticket, indices)) = lead {
+                let groups = indices.map(|index| send_lead(session, &*object, ticket, index, limit));
+                join_all(groups).await;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            // An error is an end as well.
+            _ = self.send.stopped() => {}
+            () = self.tickets.until_idle(ticket, TICKET_IDLE) => {}
+            () = leading => {}
+        }
         Ok(())
+    }
+
+    async fn led(&mut self, ticket: Ticket, index: u64, len: u64, digest: Digest) -> Result<(), ServeError> {
+        let lead = self.context.leads.from(self.peer, ticket).ok_or_else(|| unknown(ticket))?;
+        if len > GROUP_LEN || !lead.claim(index) {
+            return Err(invalid(format!("no group {index} of {len} bytes was awaited")));
+        }
+        let limit = self.limit();
+        let received = receive_bytes(&mut self.receive, len as usize, limit).await;
+        let whole = received.ok().filter(|bytes| group_digest(index, false, [&bytes[..]]) == digest);
+        let accepted = whole.is_some();
+        lead.arrive(index, whole.map(|bytes| Group { segments: vec![bytes], digest }));
+        match accepted {
+            true => self.answer(&Answer::Accepted).await,
+            false => Err(invalid(format!("group {index} is damaged"))),
+        }
     }
 
     async fn group(&mut self, ticket: u64, index: u64) -> Result<(), ServeError> {
@@ -219,9 +264,7 @@ impl Server {
             return Err(invalid(format!("the object has no group {index}")));
         }
         let group = object.group(index).await?;
-        self.answer(&Answer::Group { len: group.len(), digest: group.digest }).await?;
-        let limit = self.limit();
-        Ok(send_bytes(&mut self.send, &group.segments, limit).await?)
+        self.answer_with(&Answer::Group { len: group.len(), digest: group.digest }, &group.segments).await
     }
 
     async fn stat(&mut self, id: &ObjectId) -> Result<(), ServeError> {
@@ -259,7 +302,12 @@ impl Server {
 
     async fn collect_parts(&mut self, ticket: u64, uploading: &Uploading) -> Result<(), ServeError> {
         self.answer(&Answer::Continue { ticket }).await?;
-        let Request::Commit { size, digest } = receive_header(&mut self.receive, TICKET_IDLE).await? else {
+        let header = tokio::select! {
+            // The parts may take hours.
+            header = receive_header(&mut self.receive, Duration::MAX) => header?,
+            () = self.tickets.until_idle(ticket, TICKET_IDLE) => return Err(invalid("no parts came")),
+        };
+        let Request::Commit { size, digest } = header else {
             return Err(invalid("expected a commit"));
         };
         let meta = uploading.commit(Expected { size, digest }).await?;
@@ -280,6 +328,25 @@ impl Server {
         }
         uploading.add(index, bytes).await?;
         self.answer(&Answer::Accepted).await
+    }
+}
+
+/// Sends a group that the peer has not asked for yet. What fails here the peer asks for, and learns why.
+async fn send_lead(
+    session: &Session,
+    object: &dyn StoredObject,
+    ticket: Ticket,
+    index: u64,
+    limit: Duration,
+) {
+    let (segments, digest) = match object.group(index).await {
+        Ok(group) => (group.segments, group.digest),
+        Err(_) => (Vec::new(), Digest([0; 32])),
+    };
+    let len = segments.iter().map(|segment| segment.len() as u64).sum();
+    let lead = Request::Lead { ticket, index, len, digest };
+    if let Err(error) = wire::ask(session.connection(), &lead, &segments, limit).await {
+        debug!(%error, "a group of a lead was not sent");
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use dashmap::mapref::one::Ref;
 use proxystore_shared::digest::GROUP_LEN;
 use proxystore_shared::frame::{MAX_GROUPS_IN_FLIGHT, ObjectMeta, Ticket};
 use tokio::sync::{Mutex, Notify};
@@ -27,7 +29,13 @@ pub enum Open {
 #[derive(Default)]
 pub struct Tickets {
     next: AtomicU64,
-    open: DashMap<Ticket, Open>,
+    open: DashMap<Ticket, Entry>,
+}
+
+struct Entry {
+    what: Open,
+    /// Since the last look.
+    used: AtomicBool,
 }
 
 impl Tickets {
@@ -37,7 +45,7 @@ impl Tickets {
             return None;
         }
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        self.open.insert(ticket, what);
+        self.open.insert(ticket, Entry { what, used: AtomicBool::new(false) });
         Some(ticket)
     }
 
@@ -46,9 +54,30 @@ impl Tickets {
         self.open.remove(&ticket);
     }
 
+    /// Returns once nothing was asked under the ticket for as long as `limit`, or at most twice that.
+    pub async fn until_idle(&self, ticket: Ticket, limit: Duration) {
+        loop {
+            tokio::time::sleep(limit).await;
+            if !self.was_used(ticket) {
+                return;
+            }
+        }
+    }
+
+    /// Whether anything was asked under the ticket since the last look.
+    fn was_used(&self, ticket: Ticket) -> bool {
+        self.open.get(&ticket).is_some_and(|entry| entry.used.swap(false, Ordering::Relaxed))
+    }
+
+    fn used(&self, ticket: Ticket) -> Option<Ref<'_, Ticket, Entry>> {
+        let entry = self.open.get(&ticket)?;
+        entry.used.store(true, Ordering::Relaxed);
+        Some(entry)
+    }
+
     /// The read behind a ticket.
     pub fn reading(&self, ticket: Ticket) -> Option<Arc<dyn StoredObject>> {
-        match self.open.get(&ticket)?.value() {
+        match &self.used(ticket)?.what {
             Open::Read(object) => Some(object.clone()),
             Open::Upload(_) => None,
         }
@@ -56,7 +85,7 @@ impl Tickets {
 
     /// The upload behind a ticket.
     pub fn uploading(&self, ticket: Ticket) -> Option<Arc<Uploading>> {
-        match self.open.get(&ticket)?.value() {
+        match &self.used(ticket)?.what {
             Open::Upload(uploading) => Some(uploading.clone()),
             Open::Read(_) => None,
         }
@@ -192,6 +221,17 @@ mod tests {
         let whole: Vec<u8> = (0..=ahead).flat_map(part).collect();
         let expected = Expected { size: whole.len() as u64, digest: Digest::of(&whole) };
         assert_eq!(uploading.commit(expected).await.unwrap().digest, expected.digest);
+    }
+
+    #[tokio::test]
+    async fn a_ticket_that_is_used_is_not_idle() {
+        let storage = MemoryStorage::new(MemoryLimits { max_object_size: u64::MAX, memory_limit: None });
+        let tickets = Tickets::default();
+        let ticket = tickets.open(Open::Upload(Arc::new(uploading(&storage).await))).expect("there is room");
+        assert!(!tickets.was_used(ticket));
+        tickets.uploading(ticket).expect("it is open");
+        assert!(tickets.was_used(ticket));
+        assert!(!tickets.was_used(ticket), "not since the last look");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use noq::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream, WriteError};
 use proxystore_shared::frame::{self, Answer, HeaderError, LENGTH_LEN, Request};
 use serde::Serialize;
@@ -72,9 +73,15 @@ pub async fn ask(
     limit: Duration,
 ) -> Result<(Answer, SendStream, RecvStream), WireError> {
     let (mut send, mut receive) = within(limit, connection.open_bi()).await?;
-    send_header(&mut send, request, limit).await?;
-    send_bytes(&mut send, bytes, limit).await?;
-    let answer = receive_header(&mut receive, limit).await?;
+    send_with(&mut send, request, bytes, limit).await?;
+    if request.is_complete() {
+        // In the packet of the request. Fails only when the peer has stopped the stream.
+        let _ = send.finish();
+    }
+    let answer: Answer = receive_header(&mut receive, limit).await?;
+    if answer.is_last() {
+        note_end(&mut receive);
+    }
     Ok((answer, send, receive))
 }
 
@@ -84,18 +91,36 @@ pub async fn send_header<T: Serialize>(
     header: &T,
     limit: Duration,
 ) -> Result<(), WireError> {
-    within(limit, send.write_chunk(frame::encode(header)?)).await
+    send_with(send, header, &[], limit).await
 }
 
-/// Sends bytes without copying them, one segment at a time, each within `limit`. Many bytes give way to few.
-pub async fn send_bytes(send: &mut SendStream, segments: &[Bytes], limit: Duration) -> Result<(), WireError> {
-    if segments.iter().map(Bytes::len).sum::<usize>() > BULK_LEN {
-        send.set_priority(BULK_PRIORITY).map_err(|error| WireError::Gone(error.to_string()))?;
+/// Sends a header and bytes, which are not copied. Few go together, in as few packets as they need; many give way to
+/// few, one segment at a time, each within `limit`.
+pub async fn send_with<T: Serialize>(
+    send: &mut SendStream,
+    header: &T,
+    segments: &[Bytes],
+    limit: Duration,
+) -> Result<(), WireError> {
+    let len: usize = segments.iter().map(Bytes::len).sum();
+    let mut chunks = Vec::with_capacity(1 + segments.len());
+    chunks.push(frame::encode(header)?);
+    chunks.extend_from_slice(segments);
+    if len <= BULK_LEN {
+        return within(limit, send.write_all_chunks(&mut chunks)).await;
     }
-    for segment in segments {
-        within(limit, send.write_chunk(segment.clone())).await?;
+    send.set_priority(BULK_PRIORITY).map_err(|error| WireError::Gone(error.to_string()))?;
+    for chunk in chunks {
+        within(limit, send.write_chunk(chunk)).await?;
     }
     Ok(())
+}
+
+/// Takes note of the stream's end, if it has arrived. A stream that is dropped before it was read to its end costs a
+/// message that says so, and the peer's reply to that.
+pub fn note_end(receive: &mut RecvStream) {
+    // What it returns is known: the end, or that there is none yet.
+    let _ = receive.read(&mut [0]).now_or_never();
 }
 
 /// Receives a header.
