@@ -86,6 +86,13 @@ pub fn group_digest<'a>(index: u64, alone: bool, segments: impl IntoIterator<Ite
     if alone { Digest(hasher.finalize().into()) } else { Digest(hasher.finalize_non_root()) }
 }
 
+/// Whether `bytes`, which may come from anybody, are the group at `index` that `digest` names, in an object of several
+/// groups. Such a group is neither empty nor longer than [`GROUP_LEN`].
+pub fn is_group(index: u64, bytes: &[u8], digest: Digest) -> bool {
+    let is_possible = index < u64::MAX / GROUP_LEN && (1..=GROUP_LEN).contains(&(bytes.len() as u64));
+    is_possible && group_digest(index, false, [bytes]) == digest
+}
+
 /// Joins group digests, given in order, to the digest of the object.
 #[derive(Debug, Default, Clone)]
 pub struct GroupTree {
@@ -195,6 +202,18 @@ mod tests {
             tree.push(*group);
         }
         assert_eq!(tree.finish(), digest);
+    }
+
+    #[test]
+    fn what_cannot_be_a_group_is_none() {
+        let bytes = vec![7; GROUP_LEN as usize + 1];
+        let group = &bytes[..GROUP_LEN as usize];
+        let digest = group_digest(3, false, [group]);
+        assert!(is_group(3, group, digest));
+        assert!(!is_group(2, group, digest));
+        assert!(!is_group(3, &[], digest));
+        assert!(!is_group(3, &bytes, digest));
+        assert!(!is_group(u64::MAX, group, digest));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Peers that lie, babble or fall silent harm nobody but themselves.
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use noq::Connection;
-use proxystore_shared::digest::GROUP_LEN;
-use proxystore_shared::frame::{self, Answer, ObjectMeta, Refusal, Request};
+use proxystore_shared::digest::{GROUP_LEN, group_digest};
+use proxystore_shared::frame::{self, Answer, LEAD_GROUPS, ObjectMeta, Refusal, Request};
 use proxystore_shared::relay_message::DescriptionKind;
 use proxystore_shared::{Digest, EndpointId};
 use proxystore_tests::scripted::{ScriptedPeer, ask, ask_raw, new_identity, next_request};
@@ -183,6 +183,60 @@ async fn a_damaged_group_never_reaches_the_client() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_lead_does_not_bring_is_asked_for() -> Result<()> {
+    const LEN: usize = GROUP_LEN as usize;
+    let relay = relay().await?;
+    let a = impatient(&url(&relay)).await?;
+    let mut peer = ScriptedPeer::register(&url(&relay)).await?;
+    let id = peer.id;
+    let whole = noise(4 * LEN, 3);
+    let group = |index: u64| whole.slice(index as usize * LEN..(index as usize + 1) * LEN);
+    let digest = |index| group_digest(index, false, [&whole[index as usize % 4 * LEN..][..LEN]]);
+    let own = async {
+        let connection = peer.answer().await?;
+        let (request, mut send, receive) = next_request(&connection).await?;
+        let Request::Get { lead: Some(ticket), .. } = request else { bail!("the first reader wants a lead") };
+        let meta = meta_of(&whole);
+        let end = meta.size;
+        send.write_all(&frame::encode(&Answer::Object { meta, start: 0, end, ticket: Some(1), lead: 4 })?)
+            .await?;
+        let push = async |index, len, bytes: Bytes| {
+            let lead = Request::Lead { ticket, index, len, digest: digest(index) };
+            ask_raw(&connection, &[&frame::encode(&lead)?[..], &bytes].concat()).await
+        };
+        ensure!(push(0, GROUP_LEN, group(0)).await? == Answer::Accepted);
+        let refused = [
+            ("damaged", push(1, GROUP_LEN, group(0)).await?),
+            ("could not be read", push(2, 0, Bytes::new()).await?),
+            ("came already", push(0, GROUP_LEN, Bytes::new()).await?),
+            ("not in the lead", push(LEAD_GROUPS, GROUP_LEN, Bytes::new()).await?),
+        ];
+        for (why, answer) in refused {
+            ensure!(matches!(answer, Answer::Failed { reason: Refusal::Invalid, .. }), "{why}: {answer:?}");
+        }
+        // Group 3 never comes by itself.
+        let mut asked = Vec::new();
+        while asked.len() < 3 {
+            let (request, mut send, _) = next_request(&connection).await?;
+            let Request::Group { ticket: 1, index } = request else { bail!("{request:?}") };
+            send.write_all(&frame::encode(&Answer::Group { len: GROUP_LEN, digest: digest(index) })?).await?;
+            send.write_all(&group(index)).await?;
+            send.finish()?;
+            asked.push(index);
+        }
+        asked.sort_unstable();
+        Ok((asked, connection, send, receive))
+    };
+    let url = format!("{}?endpoint={id}", a.url("/v1/objects/k"));
+    let fetch = async { a.http().get(url).send().await?.bytes().await };
+    let (fetched, owned) = tokio::join!(fetch, own);
+    let (asked, ..) = owned?;
+    assert!(fetched? == whole);
+    assert_eq!(asked, [1, 2, 3]);
+    works(&a).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_that_make_no_sense_are_refused_and_the_session_goes_on() -> Result<()> {
     let relay = relay().await?;
     let a = Site::start("a", &url(&relay)).await?;
@@ -230,6 +284,9 @@ async fn an_upload_stores_nothing_unless_it_is_what_was_announced() -> Result<()
     assert!(matches!(answer, Answer::Failed { .. }), "a damaged part: {answer:?}");
     let (answer, ..) = ask(&connection, &part(500, right), group.clone()).await?;
     assert!(matches!(answer, Answer::Failed { .. }), "a part far ahead: {answer:?}");
+    let empty = Request::Part { ticket, index: 0, len: 0, digest: Digest([0; 32]) };
+    let (answer, ..) = ask(&connection, &empty, Bytes::new()).await?;
+    assert!(matches!(answer, Answer::Failed { .. }), "an empty part: {answer:?}");
     let (answer, ..) = ask(&connection, &part(0, right), group.clone()).await?;
     assert_eq!(answer, Answer::Accepted);
     send.write_all(&frame::encode(&Request::Commit { size: GROUP_LEN, digest: Digest([9; 32]) })?).await?;

@@ -27,7 +27,7 @@ const AT_ONCE: usize = 64;
 const MESSAGE_LEN: usize = 3_000;
 
 /// Pairs of clients, each with one message on its way, and messages in all, in a round.
-const TRAFFIC: [(usize, usize); 2] = [(1, 4_000), (64, 20_000)];
+const TRAFFIC: [(usize, usize); 2] = [(1, 4_000), (64, 60_000)];
 
 /// Enough for a median that one slow round does not move.
 const ROUNDS: usize = 5;

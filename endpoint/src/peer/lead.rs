@@ -10,12 +10,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use proxystore_shared::EndpointId;
 use proxystore_shared::frame::{LEAD_GROUPS, Ticket};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::context::Context;
 use super::remote_object::Place;
@@ -130,13 +132,14 @@ impl Lead {
         self.changed.notify_waiters();
     }
 
-    /// Waits for the group at `index`; none if it has to be asked for.
-    pub async fn take(&self, index: u64) -> Option<Group> {
+    /// Waits for the group at `index`; none if it has to be asked for. So has one that is still awaited when no group
+    /// of the lead arrived for as long as `limit`.
+    pub async fn take(&self, index: u64, limit: Duration) -> Option<Group> {
         loop {
             let changed = self.changed.notified();
             match self.poll_take(index) {
                 Poll::Ready(group) => return group,
-                Poll::Pending => changed.await,
+                Poll::Pending => timeout(limit, changed).await.ok()?,
             }
         }
     }
@@ -176,6 +179,9 @@ mod tests {
 
     use super::*;
 
+    /// Longer than any test takes.
+    const LIMIT: Duration = Duration::from_secs(600);
+
     fn group() -> Group {
         Group { segments: vec![Bytes::from_static(b"abc")], digest: Digest([0; 32]) }
     }
@@ -188,11 +194,11 @@ mod tests {
         let arriving = leads.from(owner, ticket).expect("it is wanted");
         assert!(!arriving.claim(1) && !arriving.claim(2 + LEAD_GROUPS), "outside the lead");
         assert!(arriving.claim(2) && !arriving.claim(2), "once");
-        let mut taken = std::pin::pin!(lead.take(2));
+        let mut taken = std::pin::pin!(lead.take(2, LIMIT));
         assert!(taken.as_mut().now_or_never().is_none(), "on its way");
         arriving.arrive(2, Some(group()));
         assert_eq!(taken.await.expect("it has arrived").len(), 3);
-        assert!(lead.take(2).await.is_none(), "taken already");
+        assert!(lead.take(2, LIMIT).await.is_none(), "taken already");
         assert!(!arriving.claim(2), "arrived already");
     }
 
@@ -203,13 +209,21 @@ mod tests {
         let (ticket, lead) = leads.want(owner, 0);
         assert!(lead.claim(0));
         lead.arrive(0, None);
-        assert!(lead.take(0).await.is_none(), "damaged");
-        assert!(lead.take(LEAD_GROUPS).await.is_none(), "not in the lead");
-        let mut waiting = std::pin::pin!(lead.take(1));
+        assert!(lead.take(0, LIMIT).await.is_none(), "damaged");
+        assert!(lead.take(LEAD_GROUPS, LIMIT).await.is_none(), "not in the lead");
+        let mut waiting = std::pin::pin!(lead.take(1, LIMIT));
         assert!(waiting.as_mut().now_or_never().is_none());
         leads.end(ticket);
         assert!(waiting.await.is_none(), "it will not come");
         assert!(leads.from(owner, ticket).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_lead_that_stalls_is_not_waited_for() {
+        let leads = Leads::default();
+        let (_ticket, lead) = leads.want(EndpointId::random(), 0);
+        assert!(lead.take(0, Duration::from_millis(10)).await.is_none());
+        assert!(lead.claim(0), "it may still come");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use noq::RecvStream;
-use proxystore_shared::digest::group_digest;
+use proxystore_shared::digest::is_group;
 use proxystore_shared::frame::{Answer, ObjectMeta, Refusal, Request, Ticket};
 
 use super::PeerError;
@@ -80,7 +80,7 @@ impl Lease {
         };
         let bytes = receive_bytes(&mut receive, len as usize, limit).await?;
         wire::note_end(&mut receive);
-        if group_digest(index, false, [&bytes[..]]) != digest {
+        if !is_group(index, &bytes, digest) {
             return Err(PeerError::Protocol(format!("group {index} is damaged")));
         }
         Ok(Group { segments: vec![bytes], digest })

@@ -7,7 +7,7 @@ use dashmap::DashMap;
 use proxystore_shared::digest::{GROUP_LEN, GroupTree, group_count};
 use proxystore_shared::frame::{Answer, ByteRange, MAX_GROUPS_IN_FLIGHT, Request};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::PeerError;
 use super::exchange::{Reply, until_silent};
@@ -149,9 +149,10 @@ impl RemoteObject {
     async fn led(&self, index: u64) -> Option<Group> {
         let lead = &self.wanted.as_ref()?.lead;
         let session = self.lease().session().clone();
+        let limit = self.peers.context.config.read_timeout();
         let led = tokio::select! {
             biased;
-            led = timeout(self.peers.context.config.read_timeout(), lead.take(index)) => led.ok().flatten(),
+            led = lead.take(index, limit) => led,
             () = until_silent(&session) => None,
         };
         led.filter(|group| group.len() == self.len_of(index))

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use noq::{RecvStream, SendStream};
-use proxystore_shared::digest::{GROUP_LEN, group_count, group_digest};
+use proxystore_shared::digest::{GROUP_LEN, group_count, is_group};
 use proxystore_shared::frame::{Answer, ByteRange, INLINE_LEN, LEAD_GROUPS, Refusal, Request, Ticket};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
 use tracing::{debug, warn};
@@ -249,7 +249,7 @@ impl Server {
         }
         let limit = self.limit();
         let received = receive_bytes(&mut self.receive, len as usize, limit).await;
-        let whole = received.ok().filter(|bytes| group_digest(index, false, [&bytes[..]]) == digest);
+        let whole = received.ok().filter(|bytes| is_group(index, bytes, digest));
         let accepted = whole.is_some();
         lead.arrive(index, whole.map(|bytes| Group { segments: vec![bytes], digest }));
         match accepted {
@@ -323,7 +323,7 @@ impl Server {
         let admitted = tokio::time::timeout(limit, uploading.admit(index)).await;
         admitted.map_err(|_| invalid(format!("the parts before part {index} did not arrive")))??;
         let bytes: Bytes = receive_bytes(&mut self.receive, len as usize, limit).await?;
-        if group_digest(index, false, [&bytes[..]]) != digest {
+        if !is_group(index, &bytes, digest) {
             return Err(invalid(format!("part {index} is damaged")));
         }
         uploading.add(index, bytes).await?;
