@@ -56,7 +56,7 @@ pub struct Contestant {
 /// What holds the objects.
 enum Kind {
     /// The near endpoint, to which the client talks, and the other.
-    Endpoints { far: String, _sites: [Site; 2] },
+    Endpoints { far: String, _sites: Box<[Site; 2]> },
     /// One server.
     Bare { _server: Program },
 }
@@ -75,8 +75,11 @@ impl Contestant {
 
     async fn endpoints(name: &'static str, sites: [Site; 2]) -> Result<Self> {
         let connection = Connection::open(sites[0].port).await?;
-        let mut contestant =
-            Self { name, connection, kind: Kind::Endpoints { far: sites[1].id.clone(), _sites: sites } };
+        let mut contestant = Self {
+            name,
+            connection,
+            kind: Kind::Endpoints { far: sites[1].id.clone(), _sites: Box::new(sites) },
+        };
         let request = contestant.request(Operation::PeerSet, &Bytes::from_static(b"hello"));
         contestant.connection.meet(&request).await.with_context(|| format!("{name} among themselves"))?;
         Ok(contestant)
