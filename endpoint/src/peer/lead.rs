@@ -23,14 +23,24 @@ use super::context::Context;
 use super::remote_object::Place;
 use crate::storage::Group;
 
+/// Longest wait for the first reader of an object, whose answer is due at about the same time as one's own.
+const FIRST_READER: Duration = Duration::from_millis(100);
+
 /// The leads that are wanted now.
 #[derive(Default)]
 pub struct Leads {
     next: AtomicU64,
     wanted: DashMap<Ticket, Arc<Lead>>,
+    /// A first reader has opened its object, or has not found it.
+    opened: Notify,
 }
 
 impl Leads {
+    /// Somebody has opened an object.
+    pub fn handle_opened(&self) {
+        self.opened.notify_waiters();
+    }
+
     /// The lead that `owner` was given this ticket for, if it is still wanted.
     pub fn from(&self, owner: EndpointId, ticket: Ticket) -> Option<Arc<Lead>> {
         let lead = self.wanted.get(&ticket)?.clone();
@@ -78,7 +88,25 @@ impl Drop for Wanted {
         self.context.leads.end(self.ticket);
         // The object may turn out to be small, or not to be there: then nobody reads it.
         self.context.reading.remove_if(&self.place, |_, object| object.strong_count() == 0);
+        self.context.leads.handle_opened();
     }
+}
+
+/// Waits until the first reader has opened the object at `place`, so that its lead serves those who were a moment behind
+/// but have their answer sooner.
+pub async fn until_first_reader_is_in(context: &Context, place: &Place) {
+    let is_opening = || context.reading.get(place).is_some_and(|object| object.strong_count() == 0);
+    let waiting = async {
+        loop {
+            let opened = context.leads.opened.notified();
+            if !is_opening() {
+                return;
+            }
+            opened.await;
+        }
+    };
+    // The first may be in trouble; then there is no lead.
+    let _ = timeout(FIRST_READER, waiting).await;
 }
 
 /// The groups of one lead, each of which arrives once and is taken once.

@@ -81,6 +81,7 @@ impl RemoteObject {
         };
         // Before `current`, which wants the same entry if its last reader has just left.
         drop(entry);
+        peers.context.leads.handle_opened();
         Some(object)
     }
 

@@ -9,7 +9,7 @@ use super::PeerError;
 use super::cache::KeptPart;
 use super::exchange::Reply;
 use super::kept::Version;
-use super::lead::Wanted;
+use super::lead::{Wanted, until_first_reader_is_in};
 use super::manager::PeerManager;
 use super::remote_object::RemoteObject;
 use super::wire::{note_end, receive_bytes};
@@ -65,7 +65,7 @@ impl PeerManager {
                 }
                 let body = match inline {
                     true => self.receive_inline(peer, id, meta, (start, end), reply).await,
-                    false => self.read_groups(peer, id, meta, (start, end), reply, wanted),
+                    false => self.read_groups(peer, id, meta, (start, end), reply, wanted).await,
                 };
                 body.map(GetOutcome::Found)
             }
@@ -82,7 +82,7 @@ impl PeerManager {
         Wanted::by_first_reader(&self.context, &(peer, id.clone()), first)
     }
 
-    fn read_groups(
+    async fn read_groups(
         &self,
         peer: EndpointId,
         id: &ObjectId,
@@ -91,6 +91,9 @@ impl PeerManager {
         reply: Reply,
         wanted: Option<Wanted>,
     ) -> Result<ObjectStream, PeerError> {
+        if wanted.is_none() {
+            until_first_reader_is_in(&self.context, &(peer, id.clone())).await;
+        }
         let object = RemoteObject::open(self, (peer, id), reply, wanted);
         let object =
             object.ok_or_else(|| PeerError::Protocol("a large object came without a ticket".into()))?;
