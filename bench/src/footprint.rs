@@ -1,7 +1,7 @@
 //! What an endpoint takes that does nothing, and what a gigabyte takes in it; how soon it serves; how large the programs
 //! are. Beside Python's. Run with `scripts/bench footprint`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use clap::Parser;
 use proxystore_bench::figures::{Bar, Figure, Figures, OURS, Unit, median};
 use proxystore_bench::load::{Connection, Request};
+use proxystore_bench::options::Options;
 use proxystore_bench::programs::{Relay, Site, beside};
 
 /// What is stored.
@@ -39,12 +40,8 @@ const PROGRAM_BAR: f64 = 25e3;
 #[derive(Debug, Parser)]
 #[command(about = "Memory, start and size of an endpoint")]
 struct Arguments {
-    /// A Python with ProxyStore 1.1 installed; without it there are no figures of Python.
-    #[arg(long)]
-    python: Option<PathBuf>,
-    /// Where to write the table as CSV too.
-    #[arg(long)]
-    csv: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -58,15 +55,11 @@ async fn main() -> Result<()> {
     }
     let relay = Relay::ours()?;
     measure(OURS, None, &relay, &mut figures).await?;
-    match &arguments.python {
+    match &arguments.options.python {
         Some(python) => measure("Python", Some(python), &relay, &mut figures).await?,
         None => eprintln!("SKIPPED: Python's figures: no --python"),
     }
-    figures.print();
-    if let Some(path) = &arguments.csv {
-        figures.write_csv(path)?;
-    }
-    Ok(())
+    arguments.options.publish(&figures)
 }
 
 async fn measure(name: &str, python: Option<&Path>, relay: &Relay, figures: &mut Figures) -> Result<()> {

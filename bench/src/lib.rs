@@ -2,5 +2,6 @@
 
 pub mod figures;
 pub mod load;
+pub mod options;
 pub mod programs;
 pub mod quic;

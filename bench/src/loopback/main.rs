@@ -14,6 +14,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use clap::Parser;
 use proxystore_bench::figures::{Bar, Figure, Figures, OURS, Unit, median};
+use proxystore_bench::options::Options;
 use proxystore_bench::programs::Relay;
 use proxystore_bench::quic;
 use proxystore_endpoint::identity::Identity;
@@ -49,15 +50,11 @@ const ROUND_TRIP_BAR: f64 = 1.0 / 1.3;
 #[derive(Debug, Parser)]
 #[command(about = "Objects set and got on loopback, locally and at a peer")]
 struct Arguments {
-    /// A Python with ProxyStore 1.1 installed; without it there are no figures of Python.
-    #[arg(long)]
-    python: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
     /// The program `sendme`; without it there are no figures of it.
     #[arg(long)]
     sendme: Option<PathBuf>,
-    /// Where to write the table as CSV too.
-    #[arg(long)]
-    csv: Option<PathBuf>,
 }
 
 /// A contestant in one row: its times, and what it would need for the next size.
@@ -78,7 +75,7 @@ async fn main() -> Result<()> {
     let mut contestants = vec![Contestant::ours(&relay).await?];
     let (bare, port) = Contestant::bare(&key).await?;
     contestants.push(bare);
-    if let Some(python) = &arguments.python {
+    if let Some(python) = &arguments.options.python {
         contestants.push(Contestant::python(python, &relay).await?);
     }
     let mut figures = Figures::default();
@@ -90,11 +87,7 @@ async fn main() -> Result<()> {
     // Their memory is wanted, and their idle sessions are not.
     drop(runners);
     commands::measure(arguments.sendme.as_deref(), &relay, &mut figures).await?;
-    figures.print();
-    if let Some(path) = &arguments.csv {
-        figures.write_csv(path)?;
-    }
-    Ok(())
+    arguments.options.publish(&figures)
 }
 
 impl Runner {

@@ -7,7 +7,6 @@
 mod contestant;
 mod peers;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -15,6 +14,7 @@ use clap::Parser;
 use futures_util::future::try_join_all;
 use proxystore_bench::figures::{Bar, Figure, Figures, OURS, Unit, median};
 use proxystore_bench::load::{Connection, Request};
+use proxystore_bench::options::Options;
 use proxystore_bench::programs::own_cpu;
 
 use contestant::{Contestant, Operation};
@@ -43,12 +43,8 @@ const BARS: [(&str, f64); 2] = [("Python", 20.0), ("Redis", 1.0)];
 #[derive(Debug, Parser)]
 #[command(about = "How many objects a second an endpoint sets and gets")]
 struct Arguments {
-    /// A Python with ProxyStore 1.1 installed; without it there are no figures of Python.
-    #[arg(long)]
-    python: Option<PathBuf>,
-    /// Where to write the table as CSV too.
-    #[arg(long)]
-    csv: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
 }
 
 /// What came of a round.
@@ -64,17 +60,13 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let mut figures = Figures::default();
     measure(&arguments, &mut figures).await?;
-    peers::measure(arguments.python.as_deref(), &mut figures).await?;
-    figures.print();
-    if let Some(path) = &arguments.csv {
-        figures.write_csv(path)?;
-    }
-    Ok(())
+    peers::measure(arguments.options.python.as_deref(), &mut figures).await?;
+    arguments.options.publish(&figures)
 }
 
 async fn measure(arguments: &Arguments, figures: &mut Figures) -> Result<()> {
     let mut contestants = vec![Contestant::ours()?];
-    if let Some(python) = &arguments.python {
+    if let Some(python) = &arguments.options.python {
         contestants.push(Contestant::python(python)?);
     }
     contestants.extend(Contestant::redis()?);

@@ -5,7 +5,6 @@
 
 mod client;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -13,6 +12,7 @@ use clap::Parser;
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use proxystore_bench::figures::{Bar, Figure, Figures, OURS, Unit, median};
+use proxystore_bench::options::Options;
 use proxystore_bench::programs::{Relay, own_cpu};
 
 use client::Client;
@@ -41,12 +41,8 @@ const CPU_BAR: f64 = 15.0;
 #[derive(Debug, Parser)]
 #[command(about = "What clients cost a relay")]
 struct Arguments {
-    /// A Python with ProxyStore 1.1 installed; without it there are no figures of Python.
-    #[arg(long)]
-    python: Option<PathBuf>,
-    /// Where to write the table as CSV too.
-    #[arg(long)]
-    csv: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -54,14 +50,10 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let mut figures = Figures::default();
     measure(OURS, Relay::ours, &mut figures).await?;
-    if let Some(python) = &arguments.python {
+    if let Some(python) = &arguments.options.python {
         measure("Python", || Relay::python(python), &mut figures).await?;
     }
-    figures.print();
-    if let Some(path) = &arguments.csv {
-        figures.write_csv(path)?;
-    }
-    Ok(())
+    arguments.options.publish(&figures)
 }
 
 /// Each measurement has a relay of its own, so that none inherits the memory of another.
