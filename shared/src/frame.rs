@@ -74,7 +74,7 @@ pub type Ticket = u64;
 
 /// First header on a stream, from the side that opened it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// The bytes of an object.
     Get {
@@ -157,7 +157,7 @@ impl Request {
 
 /// Header of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "answer", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Answer {
     /// The object exists; without a ticket the bytes of the range follow.
     Object {
@@ -295,7 +295,7 @@ mod tests {
     fn the_bytes_of_a_header_stay_what_they_are() {
         let request = Request::Stat { object_id: "a".parse().expect("valid") };
         let bytes = encode(&request).expect("encodes");
-        let json = br#"{"op":"stat","object_id":"a"}"#;
+        let json = br#"{"stat":{"object_id":"a"}}"#;
         assert_eq!(bytes[..LENGTH_LEN], [0, json.len() as u8]);
         assert_eq!(&bytes[LENGTH_LEN..], json);
         assert_eq!(decode::<Request>(&bytes[LENGTH_LEN..]).expect("decodes"), request);

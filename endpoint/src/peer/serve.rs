@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use noq::{RecvStream, SendStream};
 use proxystore_shared::digest::{GROUP_LEN, group_count, is_group};
 use proxystore_shared::frame::{Answer, ByteRange, INLINE_LEN, LEAD_GROUPS, Refusal, Request, Ticket};
@@ -37,7 +37,12 @@ pub async fn run(context: Arc<Context>, peer: EndpointId, session: Arc<Session>)
             send,
             receive,
         };
-        context.tasks.spawn(server.serve());
+        let mut request = Box::pin(server.serve());
+        // Most requests arrive whole and are answered from memory at once: to wake a thread for such a one costs more
+        // than to serve it.
+        if request.as_mut().now_or_never().is_none() {
+            context.tasks.spawn(request);
+        }
     }
     let actor = context.actors.get(&peer).map(|sender| sender.clone());
     if let Some(actor) = actor {
