@@ -192,7 +192,7 @@ pub struct PeeringConfig {
     /// Addresses at which peers reach that socket besides those that are found out: forwarded by a router, say.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<SocketAddr>,
-    /// Whether the site's router is asked to forward the port (PCP, NAT-PMP).
+    /// Whether the site's router is asked to forward the port (PCP, NAT-PMP, UPnP).
     #[serde(skip_serializing_if = "is_true")]
     pub port_mapping: bool,
     /// HTTP proxy on the way to the relay; absent for what the environment says.

@@ -27,6 +27,7 @@ mod wire;
 use nix::unistd::geteuid;
 
 pub use endpoint::{DEADLINE, Endpoint, Fetched, PathKind, Peer, hung};
+pub use inside::Inside;
 pub use namespace::Namespace;
 pub use nat::{Nat, Wall};
 pub use pair::{Home, Pair, PairBuilder};

@@ -12,6 +12,9 @@ const HARD_NAT: &str = "use endpoint-independent mapping for UDP on the NAT (RFC
 const OTHER_RELAY: &str = "this relay carries no data: sites that cannot reach each other directly need a relay of \
                            this project, see docs/relay.md (nothing the network team can change)";
 
+const TELLING_RELAY: &str = "this relay does not tell sites their public address: those behind NATs need a relay of this \
+                             project with open UDP ports, see docs/relay.md (nothing the network team can change)";
+
 /// Most important first; empty where nothing is to be gained.
 pub fn advice(report: &Report) -> Vec<String> {
     let mut advice = Vec::new();
@@ -30,6 +33,10 @@ pub fn advice(report: &Report) -> Vec<String> {
     let needs_relay = is_hard || report.udp != Udp::Passes;
     if needs_relay && report.relay.as_ref().is_some_and(|relay| relay.reached && !relay.carries_data) {
         advice.push(OTHER_RELAY.into());
+    }
+    let is_silent = |relay: &Relay| relay.reached && relay.udp_ports.is_empty();
+    if report.path_to_expect != Expectation::DirectToMost && report.relay.as_ref().is_some_and(is_silent) {
+        advice.push(TELLING_RELAY.into());
     }
     advice
 }

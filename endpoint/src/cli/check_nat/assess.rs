@@ -150,7 +150,10 @@ pub fn assess(seen: Observations) -> Report {
 }
 
 fn expectation(relay: Option<&Relay>, udp: Udp, families: [Option<&Family>; 2]) -> Expectation {
-    let is_easy = families.into_iter().flatten().any(|family| family.answered && !family.is_hard());
+    // An endpoint asks its relay, and nobody else, at which address a NAT shows it.
+    let is_told = relay.is_none_or(|relay| !relay.udp_ports.is_empty());
+    let is_easy = |family: &Family| family.answered && !family.is_hard() && (family.is_local || is_told);
+    let is_easy = families.into_iter().flatten().any(is_easy);
     match (relay, udp) {
         // Endpoints meet there.
         (Some(Relay { reached: false, .. }), _) => Expectation::Nothing,

@@ -106,6 +106,24 @@ fn the_path_to_expect_follows_from_udp_and_the_relay() {
 }
 
 #[test]
+fn behind_a_nat_it_takes_a_relay_that_tells_addresses() {
+    for (seen, expected) in
+        [(PUBLIC[0], Expectation::DirectToOpenNetworks), (LOCAL, Expectation::DirectToMost)]
+    {
+        let silent = Relay { udp_ports: Vec::new(), ..relay(true) };
+        let elsewhere = [("192.0.2.98:3478", seen), (ELSEWHERE, seen)];
+        let report = assess(Observations { relay: Some(silent), ..answers(&elsewhere) });
+        assert_eq!((report.udp, report.path_to_expect), (Udp::Passes, expected), "{report:?}");
+        let is_best = expected == Expectation::DirectToMost;
+        assert_eq!(
+            report.advice.iter().any(|advice| advice.contains("public address")),
+            !is_best,
+            "{report:?}"
+        );
+    }
+}
+
+#[test]
 fn one_easy_family_is_enough() {
     let v6 = "[2001:db8::1]:3478";
     let report = assessed(&[(PORTS[0], PUBLIC[0]), (PORTS[1], PUBLIC[1]), (v6, "[2001:db8::2]:5")]);
