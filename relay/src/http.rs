@@ -16,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proxystore_shared::relayed::{self, MAX_FRAME_LEN};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
@@ -118,7 +119,8 @@ fn respond(
 }
 
 fn metrics(front: &Front) -> Response<String> {
-    let mut response = Response::new(front.metrics.text(&front.clients));
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    let mut response = Response::new(front.metrics.text(&front.clients, tasks));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT_FORMAT));
     response
 }

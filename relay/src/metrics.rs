@@ -19,6 +19,7 @@ pub const TEXT_FORMAT: &str = "application/openmetrics-text; version=1.0.0; char
 pub struct Metrics {
     registry: Registry,
     clients: Gauge,
+    tasks: Gauge,
     waiting: Gauge,
     /// Messages handed to a peer.
     pub forwarded: Counter,
@@ -42,10 +43,11 @@ impl Default for Metrics {
         let (returned, returned_by) = by_reason(Undeliverable::ALL.map(Undeliverable::name));
         let (dropped, dropped_by) = by_reason(Dropped::ALL.map(Dropped::name));
         let (ignored, ignored_by) = by_reason(Ignored::ALL.map(Ignored::name));
-        let (clients, waiting) = (Gauge::default(), Gauge::default());
+        let (clients, tasks, waiting) = (Gauge::default(), Gauge::default(), Gauge::default());
         let (forwarded, answered) = (Counter::default(), Counter::default());
         let (frames, bytes) = (Counter::default(), Counter::default());
         registry.register("clients", "Registered clients", clients.clone());
+        registry.register("tasks", "Tasks that have not ended", tasks.clone());
         registry.register("messages_forwarded", "Offers and answers handed to a peer", forwarded.clone());
         registry.register("messages_returned", "Offers and answers that came back", returned_by);
         registry.register(
@@ -62,7 +64,19 @@ impl Default for Metrics {
         );
         registry.register("stun_requests_answered", "STUN requests answered", answered.clone());
         registry.register("stun_requests_ignored", "Datagrams on the UDP ports not answered", ignored_by);
-        Self { registry, clients, waiting, forwarded, returned, frames, bytes, dropped, answered, ignored }
+        Self {
+            registry,
+            clients,
+            tasks,
+            waiting,
+            forwarded,
+            returned,
+            frames,
+            bytes,
+            dropped,
+            answered,
+            ignored,
+        }
     }
 }
 
@@ -96,8 +110,9 @@ impl Metrics {
         self.ignored[reason as usize].inc();
     }
 
-    /// Everything, in the OpenMetrics text format.
-    pub fn text(&self, clients: &Clients) -> String {
+    /// Everything, in the OpenMetrics text format. `tasks` are those of the whole process.
+    pub fn text(&self, clients: &Clients, tasks: usize) -> String {
+        self.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
         self.clients.set(i64::try_from(clients.len()).unwrap_or(i64::MAX));
         self.waiting.set(i64::try_from(clients.room().waiting_datagram_bytes()).unwrap_or(i64::MAX));
         let mut text = String::new();

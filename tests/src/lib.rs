@@ -240,6 +240,13 @@ pub fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
+/// A metric without labels, in a page for Prometheus.
+pub fn metric(page: &str, name: &str) -> Result<usize> {
+    let named = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(' ')?.parse::<usize>());
+    let value = page.lines().find_map(named).with_context(|| format!("no {name} in\n{page}"))?;
+    value.with_context(|| format!("{name} is no number"))
+}
+
 /// Waits until `condition` holds.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
     let waiting = async {

@@ -65,7 +65,8 @@ impl Liar {
             RelayMessage::PeerConnection(message) => {
                 let message = match message.description_type {
                     DescriptionKind::Answer => (self.lie)(message),
-                    DescriptionKind::Offer => message,
+                    // The peer's own dial, which proves the right key, might overtake the lie.
+                    DescriptionKind::Offer => rewrite(message, |it| it.candidates.clear()),
                 };
                 let receiver = clients.get(&message.peer_uuid).context("unknown peer")?;
                 receiver.send(RelayMessage::PeerConnection(message).encode())?;

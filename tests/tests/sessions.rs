@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use proxystore_tests::{Site, noise, relay, relay_on, until, url};
+use proxystore_relay::Relay;
+use proxystore_tests::{PATIENCE, Site, noise, relay, relay_on, until, url};
 use serde_json::Value;
 
 async fn sites(relay: &str) -> Result<(Site, Site)> {
@@ -100,6 +101,69 @@ async fn an_idle_session_is_closed_and_opened_again() -> Result<()> {
     })
     .await??;
     assert_eq!(&a.get("k", Some(&b)).await?[..], b"v");
+    Ok(())
+}
+
+/// A site that closes sessions soon, and gives up soon.
+async fn short_tempered(name: &str, relay: &str) -> Result<Site> {
+    let site = Site::build(name, relay)?.with(|config| {
+        config.peering.session_idle_timeout = 1;
+        config.peering.connect_timeout = 5;
+    });
+    site.start().await
+}
+
+/// Waits until the site has no session.
+async fn parted(site: &Site) -> Result<()> {
+    let parting = async {
+        while peer_state(site).await? != "idle" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, parting).await?
+}
+
+/// Stops the relay, and waits until `site` has noticed.
+async fn stop(relay: Relay, site: &Site) -> Result<()> {
+    relay.stop().await;
+    let endpoint = site.server().endpoint();
+    until("the loss is noticed", || endpoint.peers().is_some_and(|peers| !peers.relay().connected)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acquaintances_meet_again_without_the_relay() -> Result<()> {
+    let relay = relay().await?;
+    let address = url(&relay);
+    let (a, b) = (short_tempered("a", &address).await?, short_tempered("b", &address).await?);
+    a.put("k", None, Bytes::from_static(b"at a")).await?;
+    b.put("k", None, Bytes::from_static(b"at b")).await?;
+    a.get("k", Some(&b)).await?;
+    stop(relay, &a).await?;
+    parted(&a).await?;
+    parted(&b).await?;
+    assert_eq!(&a.get("k", Some(&b)).await?[..], b"at b");
+    assert_eq!(&b.get("k", Some(&a)).await?[..], b"at a", "over the same session");
+    for _ in 0..5 {
+        parted(&a).await?;
+        parted(&b).await?;
+        let (from_b, from_a) = tokio::join!(a.get("k", Some(&b)), b.get("k", Some(&a)));
+        assert_eq!((&from_b?[..], &from_a?[..]), (&b"at b"[..], &b"at a"[..]), "both call at once");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_names_the_relay_when_the_acquaintance_is_gone_as_well() -> Result<()> {
+    let relay = relay().await?;
+    let address = url(&relay);
+    let (a, mut b) = (short_tempered("a", &address).await?, Site::start("b", &address).await?);
+    b.put("k", None, Bytes::from_static(b"v")).await?;
+    a.get("k", Some(&b)).await?;
+    b.stop().await;
+    stop(relay, &a).await?;
+    let error = a.get("k", Some(&b)).await.expect_err("nobody is there").to_string();
+    assert!(error.contains("not connected to its relay") && error.contains("where it was last"), "{error}");
     Ok(())
 }
 

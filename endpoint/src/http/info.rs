@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use proxystore_shared::EndpointId;
 use proxystore_shared::http::{HEALTHZ, METRICS, v1};
 use serde::Serialize;
+use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
 use super::app::SharedApp;
@@ -128,7 +129,8 @@ pub async fn healthz() -> &'static str {
 )]
 pub async fn metrics(State(app): State<SharedApp>) -> Response {
     let cache = app.endpoint.peers().map(|peers| peers.cache()).unwrap_or_default();
-    match app.metrics.text(app.endpoint.storage().usage(), cache) {
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    match app.metrics.text(app.endpoint.storage().usage(), cache, tasks) {
         Ok(text) => ([(CONTENT_TYPE, HeaderValue::from_static(TEXT_FORMAT))], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

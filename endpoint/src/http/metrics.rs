@@ -34,6 +34,7 @@ pub struct Metrics {
     objects: Gauge,
     stored: Gauge,
     cached: Gauge,
+    tasks: Gauge,
     cache_hits: Counter,
     cache_shared: Counter,
     cache_misses: Counter,
@@ -74,6 +75,7 @@ impl Default for Metrics {
             objects: Gauge::default(),
             stored: Gauge::default(),
             cached: Gauge::default(),
+            tasks: Gauge::default(),
             cache_hits: Counter::default(),
             cache_shared: Counter::default(),
             cache_misses: Counter::default(),
@@ -92,6 +94,7 @@ impl Default for Metrics {
         registry.register("http_sent_bytes", "Bytes of objects sent", metrics.sent.clone());
         registry.register("http_connections", "Open connections", metrics.connections.clone());
         registry.register("peer_failures", "Requests that a peer failed", metrics.peer_failures.clone());
+        registry.register("tasks", "Tasks that have not ended", metrics.tasks.clone());
         registry.register("objects", "Objects stored", metrics.objects.clone());
         registry.register("stored_bytes", "Bytes stored, uploads included", metrics.stored.clone());
         registry.register("cached_bytes", "Bytes kept of peers' objects", metrics.cached.clone());
@@ -123,8 +126,9 @@ impl Metrics {
         self.peer_failures.get_or_create(&PeerFailureLabels { code }).inc();
     }
 
-    /// Everything, in the OpenMetrics text format.
-    pub fn text(&self, usage: Usage, cache: CacheStatus) -> Result<String, std::fmt::Error> {
+    /// Everything, in the OpenMetrics text format. `tasks` are those of the whole process.
+    pub fn text(&self, usage: Usage, cache: CacheStatus, tasks: usize) -> Result<String, std::fmt::Error> {
+        self.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
         self.objects.set(i64::try_from(usage.objects).unwrap_or(i64::MAX));
         self.stored.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
         self.cached.set(i64::try_from(cache.bytes).unwrap_or(i64::MAX));

@@ -84,6 +84,9 @@ impl Actor {
         if context.known(peer).is_some() {
             negotiation.repeat_offers();
         }
+        let known = context.acquaintances.meet(peer, Instant::now());
+        let hosts = known.as_ref().map(hosts_of).unwrap_or_default();
+        negotiation.remember(known);
         Self {
             context,
             peer,
@@ -95,7 +98,7 @@ impl Actor {
             waiting: Vec::new(),
             dials: JoinSet::new(),
             dial_errors: Vec::new(),
-            hosts: Vec::new(),
+            hosts,
             relay_dialled: None,
             last_error: None,
             last_work: Instant::now(),
@@ -124,7 +127,7 @@ impl Actor {
         self.context.sessions.remove(&self.peer);
         // Whoever wrote to us meanwhile sees the channel closed and starts a new task.
         self.commands.close();
-        self.context.expected.retain(|_, peer| *peer != self.peer);
+        self.context.acquaintances.part(self.peer, Instant::now());
     }
 
     fn is_done(&self) -> bool {
@@ -218,7 +221,7 @@ impl Actor {
             .map_err(|error| PeerError::Identity(error.to_string()))?;
         let candidates = description.candidates;
         let counterpart = Counterpart { key: quic.key, candidates };
-        self.context.expect(quic.key, self.peer);
+        self.context.introduce(self.peer, counterpart.clone());
         Ok(Some(match message.description_type {
             DescriptionKind::Offer => Input::Offer(quic.session, counterpart),
             DescriptionKind::Answer => Input::Answer(quic.session, counterpart),
@@ -227,8 +230,7 @@ impl Actor {
 
     fn learn_hosts(&mut self, input: &Input) {
         let (Input::Offer(_, described) | Input::Answer(_, described)) = input else { return };
-        let hosts = described.candidates.iter().filter(|candidate| candidate.kind == CandidateKind::Host);
-        self.hosts = hosts.map(|candidate| candidate.address).collect();
+        self.hosts = hosts_of(described);
         for session in self.sessions.values() {
             session.set_hosts(self.hosts.iter().copied());
         }
@@ -255,7 +257,11 @@ impl Actor {
             DescriptionKind::Answer => self.step(Input::Rejected(error)),
             DescriptionKind::Offer => {
                 let text = format!("refused by endpoint {}: {error}", self.context.id);
-                self.send(DescriptionKind::Answer, message.description.clone(), Some(text));
+                if let Err(error) =
+                    self.send(DescriptionKind::Answer, message.description.clone(), Some(text))
+                {
+                    debug!(peer = %self.peer, %error, "the peer is not told");
+                }
             }
         }
     }
@@ -291,10 +297,19 @@ impl Actor {
             quic: Some(QuicPeer { key: self.context.key, session }),
             candidates: self.context.candidates(),
         };
-        self.send(kind, description.encode(&random_ice()), None);
+        match self.send(kind, description.encode(&random_ice()), None) {
+            Ok(()) if self.context.signaling.status().connected => {}
+            Ok(()) => self.step(Input::Waiting),
+            Err(error) => self.step(Input::Unsent(error)),
+        }
     }
 
-    fn send(&mut self, kind: DescriptionKind, description: String, error: Option<String>) {
+    fn send(
+        &self,
+        kind: DescriptionKind,
+        description: String,
+        error: Option<String>,
+    ) -> Result<(), PeerError> {
         let message = PeerConnection {
             source_uuid: self.context.id,
             source_name: self.context.name.clone(),
@@ -304,9 +319,15 @@ impl Actor {
             error,
         };
         let expires = Instant::now() + self.context.config.connect_timeout();
-        if let Err(error) = self.context.signaling.send(message, expires) {
-            self.step(Input::Rejected(PeerError::NoRelay(error.to_string())));
-        }
+        let sent = self.context.signaling.send(message, expires);
+        sent.map_err(|full| PeerError::NoRelay(self.why_no_relay().unwrap_or_else(|| full.to_string())))
+    }
+
+    /// What is wrong with the connection to the relay, unless there is one.
+    fn why_no_relay(&self) -> Option<String> {
+        let relay = self.context.signaling.status();
+        let connecting = || format!("connecting to {}", relay.address);
+        (!relay.connected).then(|| relay.last_error.unwrap_or_else(connecting))
     }
 
     /// Where nothing more has to be known of the peer, the way through the relay is tried along with the offer, which
@@ -352,6 +373,9 @@ impl Actor {
                     self.relay_dialled = None;
                 }
                 self.dial_errors.push(error.to_string());
+                if self.dials.is_empty() {
+                    self.step(Input::Unreached);
+                }
             }
             // Dials are aborted once a connection is chosen.
             Err(_) => {}
@@ -418,15 +442,17 @@ impl Actor {
 
     fn explain(&self, failure: Failure) -> PeerError {
         let after = self.context.config.connect_timeout();
-        let relay = self.context.signaling.status();
         match failure {
             Failure::Rejected(error) => error,
-            Failure::Timeout(Stage::Unanswered) if !relay.connected => PeerError::NoRelay(
-                relay.last_error.unwrap_or_else(|| format!("connecting to {}", relay.address)),
-            ),
-            Failure::Timeout(Stage::Unanswered) => PeerError::ConnectTimeout {
-                after,
-                why: "the peer did not answer the offer; is it running?".into(),
+            Failure::Timeout(stage @ (Stage::Unanswered | Stage::Missed)) => match self.why_no_relay() {
+                Some(why) if stage == Stage::Missed => {
+                    PeerError::NoRelay(format!("{why}; nor does the peer answer where it was last"))
+                }
+                Some(why) => PeerError::NoRelay(why),
+                None => PeerError::ConnectTimeout {
+                    after,
+                    why: "the peer did not answer the offer; is it running?".into(),
+                },
             },
             Failure::Timeout(Stage::Unreachable) => {
                 let tried = match self.dial_errors.as_slice() {
@@ -505,6 +531,11 @@ async fn at(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
+}
+
+fn hosts_of(counterpart: &Counterpart) -> Vec<SocketAddr> {
+    let hosts = counterpart.candidates.iter().filter(|candidate| candidate.kind == CandidateKind::Host);
+    hosts.map(|candidate| candidate.address).collect()
 }
 
 fn no_answer(address: SocketAddr) -> ConnectError {

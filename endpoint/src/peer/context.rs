@@ -1,6 +1,7 @@
 //! What every peer's task shares.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use dashmap::DashMap;
 use proxystore_shared::config::endpoint::PeeringConfig;
@@ -10,9 +11,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::acquaintances::Acquaintances;
 use super::actor::Command;
 use super::cache::RemoteCache;
 use super::lead::Leads;
+use super::negotiation::Counterpart;
 use super::pins::Pins;
 use super::remote_object::OpenObjects;
 use super::session::Session;
@@ -52,8 +55,8 @@ pub struct Context {
     pub actors: DashMap<EndpointId, mpsc::Sender<Command>>,
     /// The session that requests take to each peer, as its task has it.
     pub sessions: DashMap<EndpointId, Arc<Session>>,
-    /// Whose key this is, for peers that have described themselves.
-    pub expected: DashMap<PublicKey, EndpointId>,
+    /// Peers that have described themselves.
+    pub acquaintances: Acquaintances,
     /// A peer has described itself.
     pub described: Notify,
     /// Ends everything.
@@ -76,16 +79,15 @@ impl Context {
         self.pins.pinned(peer).map(Expected::Key)
     }
 
-    /// A connection that proves `key` is `peer`'s; one that proves an earlier key of `peer` no longer is.
-    pub fn expect(&self, key: PublicKey, peer: EndpointId) {
-        self.expected.retain(|_, described| *described != peer);
-        self.expected.insert(key, peer);
+    /// A connection that proves the key of `counterpart` is `peer`'s; one that proves an earlier key of it no longer is.
+    pub fn introduce(&self, peer: EndpointId, counterpart: Counterpart) {
+        self.acquaintances.introduce(peer, counterpart);
         self.described.notify_waiters();
     }
 
     /// Whose key this is, as far as is known.
     pub fn owner_of(&self, key: &PublicKey) -> Option<EndpointId> {
-        let described = self.expected.get(key).map(|peer| *peer);
+        let described = self.acquaintances.owner_of(key, Instant::now());
         // The dial may overtake the answer; a certified id needs no introduction.
         described.or_else(|| Some(EndpointId::certified_by(key)).filter(|id| self.actors.contains_key(id)))
     }

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::PeerError;
+use super::acquaintances::Acquaintances;
 use super::actor::{Actor, COMMANDS, Command};
 use super::cache::RemoteCache;
 use super::context::Context;
@@ -110,7 +111,7 @@ impl PeerManager {
             storage: options.storage,
             actors: DashMap::new(),
             sessions: DashMap::new(),
-            expected: DashMap::new(),
+            acquaintances: Acquaintances::default(),
             described: Notify::new(),
             stop: options.stop,
             tasks: TaskTracker::new(),

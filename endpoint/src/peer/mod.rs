@@ -5,6 +5,7 @@
 //! travels once ([`remote_object`], [`flights`]), the first of it at once ([`lead`]), and is kept for a while
 //! ([`cache`]).
 
+mod acquaintances;
 mod actor;
 mod cache;
 mod context;

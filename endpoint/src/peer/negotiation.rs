@@ -6,6 +6,10 @@
 //! The side that made the offer takes the first, *nominates* it to the other, and closes the rest; so both always
 //! use the same one. When both make an offer at once, the one from the smaller id stands.
 //!
+//! While the relay is out of reach the side that wants a session dials the peer where it was last: the peer needs no
+//! offer to accept a connection from whom it knows, and takes it when it is nominated. When both do so at once, the
+//! nomination by the smaller id stands. The offer waits for the relay meanwhile, and may arrive when all is settled.
+//!
 //! A negotiation may run beside a connection that is in use, when a request found that silent: the old connection
 //! serves until the new one is nominated.
 
@@ -22,6 +26,10 @@ const SPARE_GRACE: Duration = Duration::from_secs(3);
 /// An offer that is not answered for this long is made again: the peer may have been restarting when it came. Answers
 /// take a round trip or two.
 const REPEAT: Duration = Duration::from_secs(2);
+
+/// A nomination that comes so soon after our own was made before the peer knew of ours. One that replaces our
+/// connection comes later: the peer had to find that silent for 750 ms, and to dial another.
+const CLASH: Duration = Duration::from_millis(750);
 
 /// Names a connection within this process.
 pub type ConnectionId = usize;
@@ -54,8 +62,14 @@ pub enum Input {
     Offer(SessionId, Counterpart),
     /// The peer answered an offer.
     Answer(SessionId, Counterpart),
+    /// The relay is out of reach: what was to be sent waits for it.
+    Waiting,
+    /// What was to be sent will never be.
+    Unsent(PeerError),
     /// The offer failed for a reason that waiting will not mend.
     Rejected(PeerError),
+    /// None of the addresses that were dialled is left to answer.
+    Unreached,
     /// A connection with the peer's key came up.
     Up(ConnectionId),
     /// The peer chose this connection.
@@ -90,7 +104,7 @@ pub enum Action {
 /// Why a negotiation ended without a connection.
 #[derive(Debug)]
 pub enum Failure {
-    /// The relay or the peer said no.
+    /// The relay or the peer said no, or the relay was not there to be asked.
     Rejected(PeerError),
     /// Time ran out; how far it came.
     Timeout(Stage),
@@ -101,6 +115,8 @@ pub enum Failure {
 pub enum Stage {
     /// The offer was not answered.
     Unanswered,
+    /// Nor was the peer where it was last.
+    Missed,
     /// No address could be reached, in either direction.
     Unreachable,
     /// Connections came up, but the peer chose none.
@@ -115,6 +131,8 @@ struct Attempt {
     /// When the offer is made again.
     repeat: Option<Instant>,
     stage: Stage,
+    /// Why the offer or the answer cannot be sent: then everything depends on the addresses that are being dialled.
+    unsent: Option<PeerError>,
     /// Connections that came up and wait for the peer's choice.
     up: Vec<ConnectionId>,
 }
@@ -126,10 +144,14 @@ pub struct Negotiation {
     peer: EndpointId,
     timeout: Duration,
     repeats: bool,
+    /// What the peer said of itself last, whenever that was.
+    known: Option<Counterpart>,
     attempt: Option<Attempt>,
     /// The last offer that was answered. It may be made again.
     answered: Option<SessionId>,
     in_use: Option<ConnectionId>,
+    /// The connection that we chose, and until when the peer may choose without knowing.
+    chosen: Option<(ConnectionId, Instant)>,
     /// Our offer, when a connection came up before its answer did, and until when that is remembered. The relay keeps
     /// order, so an offer of the peer that arrives before its answer was made before it saw ours: it is void.
     unanswered: Option<(SessionId, Instant)>,
@@ -145,9 +167,11 @@ impl Negotiation {
             peer,
             timeout,
             repeats: false,
+            known: None,
             attempt: None,
             answered: None,
             in_use: None,
+            chosen: None,
             unanswered: None,
             spare: Vec::new(),
         }
@@ -156,6 +180,11 @@ impl Negotiation {
     /// Lets unanswered offers be made again. Only for peers of this project: a second offer can end a Python endpoint.
     pub fn repeat_offers(&mut self) {
         self.repeats = true;
+    }
+
+    /// Says where the peer was before there was this negotiation, if that is known.
+    pub fn remember(&mut self, known: Option<Counterpart>) {
+        self.known = known;
     }
 
     /// The connection that serves requests.
@@ -182,11 +211,17 @@ impl Negotiation {
 
     /// Takes one step.
     pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Action> {
+        if let Input::Offer(_, counterpart) | Input::Answer(_, counterpart) = &input {
+            self.known = Some(counterpart.clone());
+        }
         match input {
             Input::Wanted(session) => self.wanted(now, session),
             Input::Offer(session, counterpart) => self.offer(now, session, counterpart),
             Input::Answer(session, counterpart) => self.answer(session, counterpart),
+            Input::Waiting => self.dial_known(),
+            Input::Unsent(error) => self.unsent(error),
             Input::Rejected(error) => self.fail(Failure::Rejected(error)),
+            Input::Unreached => self.unreached(),
             Input::Up(connection) => self.up(now, connection),
             Input::Nominated(connection) => self.nominated(now, connection),
             Input::Down(connection) => self.down(connection),
@@ -204,8 +239,38 @@ impl Negotiation {
 
     fn begin(&mut self, now: Instant, role: Role, session: SessionId, stage: Stage) {
         let deadline = now + self.timeout;
-        let repeat = (self.repeats && role == Role::Offerer).then_some(now + REPEAT);
-        self.attempt = Some(Attempt { role, session, deadline, repeat, stage, up: Vec::new() });
+        // Whoever has described itself for QUIC is of this project.
+        let repeats = self.repeats || self.known.is_some();
+        let repeat = (repeats && role == Role::Offerer).then_some(now + REPEAT);
+        self.attempt = Some(Attempt { role, session, deadline, repeat, stage, unsent: None, up: Vec::new() });
+    }
+
+    /// Dials the peer where it was last, once in an attempt.
+    fn dial_known(&mut self) -> Vec<Action> {
+        let unanswered = self.attempt.as_mut().filter(|attempt| attempt.stage == Stage::Unanswered);
+        let (Some(attempt), Some(known)) = (unanswered, &self.known) else { return Vec::new() };
+        attempt.stage = Stage::Missed;
+        vec![Action::Dial(known.clone())]
+    }
+
+    fn unsent(&mut self, error: PeerError) -> Vec<Action> {
+        let actions = self.dial_known();
+        match &mut self.attempt {
+            Some(attempt) if attempt.stage != Stage::Unanswered => {
+                attempt.unsent = Some(error);
+                actions
+            }
+            Some(_) => self.fail(Failure::Rejected(error)),
+            None => actions,
+        }
+    }
+
+    fn unreached(&mut self) -> Vec<Action> {
+        let attempt = self.attempt.as_mut().filter(|attempt| attempt.stage != Stage::Undecided);
+        match attempt.and_then(|attempt| attempt.unsent.take()) {
+            Some(error) => self.fail(Failure::Rejected(error)),
+            None => Vec::new(),
+        }
     }
 
     fn offer(&mut self, now: Instant, session: SessionId, counterpart: Counterpart) -> Vec<Action> {
@@ -218,6 +283,8 @@ impl Negotiation {
         }
         let mut actions = self.abandon();
         self.answered = Some(session);
+        // The peer may have been started again since then: what it chooses from now on is its answer to ours.
+        self.chosen = None;
         self.begin(now, Role::Answerer, session, Stage::Unreachable);
         actions.extend([Action::SendAnswer(session), Action::Dial(counterpart)]);
         actions
@@ -230,9 +297,10 @@ impl Negotiation {
     }
 
     fn answer(&mut self, session: SessionId, counterpart: Counterpart) -> Vec<Action> {
-        self.unanswered.take_if(|(unanswered, _)| *unanswered == session);
+        let late = self.unanswered.take_if(|(unanswered, _)| *unanswered == session).is_some();
         if self.offered() != Some(session) {
-            return Vec::new();
+            // The peer may have had our choice before our offer, and wait for another one.
+            return self.in_use.filter(|_| late).map(Action::Nominate).into_iter().collect();
         }
         if let Some(attempt) = &mut self.attempt {
             attempt.stage = Stage::Unreachable;
@@ -249,12 +317,13 @@ impl Negotiation {
                 Vec::new()
             }
             Some(_) => {
+                self.chosen = Some((connection, now + CLASH));
                 let mut actions = vec![Action::Nominate(connection)];
                 actions.extend(self.choose(now, connection));
                 actions
             }
             None => {
-                self.spare.push((connection, now + SPARE_GRACE));
+                self.spare(now, vec![connection]);
                 Vec::new()
             }
         }
@@ -262,18 +331,35 @@ impl Negotiation {
 
     fn nominated(&mut self, now: Instant, connection: ConnectionId) -> Vec<Action> {
         if self.in_use == Some(connection) {
+            self.settle(now);
+            return Vec::new();
+        }
+        let clash = self.chosen.is_some_and(|(ours, until)| self.in_use == Some(ours) && now < until);
+        if clash && self.us < self.peer {
             return Vec::new();
         }
         self.choose(now, connection)
     }
 
+    /// An offer that the peer made before it chose the connection in use asks for nothing more.
+    fn settle(&mut self, now: Instant) {
+        let answering = self.attempt.take_if(|attempt| attempt.role == Role::Answerer);
+        let rivals = answering.map(|attempt| attempt.up).unwrap_or_default();
+        self.spare(now, rivals);
+    }
+
+    fn spare(&mut self, now: Instant, connections: Vec<ConnectionId>) {
+        self.spare.extend(connections.into_iter().map(|connection| (connection, now + SPARE_GRACE)));
+    }
+
     fn choose(&mut self, now: Instant, connection: ConnectionId) -> Vec<Action> {
         let attempt = self.attempt.take();
-        if let Some(attempt) = attempt.as_ref().filter(|attempt| attempt.stage == Stage::Unanswered) {
+        let unanswered = |attempt: &&Attempt| matches!(attempt.stage, Stage::Unanswered | Stage::Missed);
+        if let Some(attempt) = attempt.as_ref().filter(unanswered) {
             self.unanswered = Some((attempt.session, attempt.deadline));
         }
         let rivals = attempt.map(|attempt| attempt.up).unwrap_or_default();
-        self.spare.extend(rivals.into_iter().map(|rival| (rival, now + SPARE_GRACE)));
+        self.spare(now, rivals);
         self.spare.retain(|(spare, _)| *spare != connection);
         let retired = self.in_use.replace(connection).map(Action::Retire);
         std::iter::once(Action::Use(connection)).chain(retired).collect()
@@ -300,10 +386,13 @@ impl Negotiation {
         {
             attempt.repeat = Some(now + REPEAT);
             actions.push(Action::SendOffer(attempt.session));
+            // The relay may be out of reach, of the peer or of us, and nobody has noticed yet.
+            actions.extend(self.dial_known());
         }
-        if let Some(attempt) = self.attempt.as_ref().filter(|attempt| now >= attempt.deadline) {
-            let stage = attempt.stage;
-            actions.extend(self.fail(Failure::Timeout(stage)));
+        if let Some(attempt) = self.attempt.as_mut().filter(|attempt| now >= attempt.deadline) {
+            let unsent = attempt.unsent.take().map(Failure::Rejected);
+            let failure = unsent.unwrap_or(Failure::Timeout(attempt.stage));
+            actions.extend(self.fail(failure));
         }
         actions
     }

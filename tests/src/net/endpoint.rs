@@ -18,7 +18,7 @@ use super::inside::Inside;
 use super::namespace::Namespace;
 use super::program::Program;
 use crate::process::{self, program};
-use crate::{SiteBuilder, http_client, until};
+use crate::{SiteBuilder, http_client, metric, until};
 
 /// No request takes longer, whatever happens to the network.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -178,6 +178,11 @@ impl Endpoint {
     pub async fn registered(&self) -> Result<bool> {
         let status: serde_json::Value = serde_json::from_str(&self.text("/v1/status").await?)?;
         Ok(status["relay"]["connected"] == true)
+    }
+
+    /// Tasks that have not ended, that of this question included.
+    pub async fn tasks(&self) -> Result<usize> {
+        metric(&self.text("/metrics").await?, "proxystore_endpoint_tasks")
     }
 
     /// The body of a page.

@@ -131,6 +131,19 @@ impl Pair {
         }
     }
 
+    /// Lets no UDP pass between the two hosts, which must have addresses of the internet.
+    pub fn block_udp(&self) -> Result<()> {
+        let (a, b) = (&self.a.ground.plug, &self.b.ground.plug);
+        a.shut_out(b)?;
+        b.shut_out(a)
+    }
+
+    /// Lets it pass again.
+    pub fn pass_udp(&self) -> Result<()> {
+        self.a.ground.plug.let_in()?;
+        self.b.ground.plug.let_in()
+    }
+
     /// What A and B say of each other.
     pub async fn views(&self) -> Result<[Option<Peer>; 2]> {
         let (a, b) = (&self.a.endpoint, &self.b.endpoint);

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
+use super::inside::Inside;
 use super::namespace::Namespace;
 use super::program::Program;
 use super::segment::{Plug, Segment, Stack, Subnet};
 use crate::process::program;
-use crate::until;
+use crate::{http_client, metric, until};
 
 /// Its number on the internet.
 const NUMBER: u8 = 10;
@@ -24,6 +25,8 @@ pub struct Relay {
     program: Mutex<Option<Program>>,
     dir: TempDir,
     machine: Arc<Namespace>,
+    inside: Inside,
+    http: reqwest::Client,
     /// Its cable.
     pub plug: Plug,
 }
@@ -35,7 +38,8 @@ impl Relay {
         let plug = internet.plug(&machine, "eth", NUMBER, Stack::Dual)?;
         let dir = tempfile::tempdir()?;
         std::fs::write(dir.path().join("relay.toml"), config)?;
-        let relay = Self { program: Mutex::default(), dir, machine, plug };
+        let inside = Inside::new(&machine)?;
+        let relay = Self { program: Mutex::default(), dir, machine, inside, http: http_client()?, plug };
         relay.restart().await?;
         Ok(relay)
     }
@@ -67,6 +71,13 @@ impl Relay {
         until("the relay listens", || self.machine.within(listens).is_ok())
             .await
             .with_context(|| format!("the relay's log:\n{}", self.log()))
+    }
+
+    /// Tasks that have not ended, that of this question included.
+    pub async fn tasks(&self) -> Result<usize> {
+        let request = self.http.get(format!("http://127.0.0.1:{PORT}/metrics"));
+        let page = self.inside.run(async { request.send().await?.text().await }).await??;
+        metric(&page, "proxystore_relay_tasks")
     }
 
     /// What it logged since it was first started.

@@ -234,6 +234,25 @@ impl Plug {
         lose_arriving(&self.machine, &self.interface, percent)?;
         lose_arriving(&self.switch, &self.port, percent)
     }
+
+    /// Lets no UDP in that the machine of `other` sends, until [`Plug::let_in`].
+    pub fn shut_out(&self, other: &Plug) -> Result<()> {
+        self.machine.nft(&format!(
+            "table netdev shut {{
+                chain arriving {{
+                    type filter hook ingress device {} priority 0
+                    ip saddr {} meta l4proto udp drop
+                }}
+            }}",
+            self.interface,
+            other.v4()
+        ))
+    }
+
+    /// Lets everybody's UDP in again.
+    pub fn let_in(&self) -> Result<()> {
+        self.machine.nft("delete table netdev shut")
+    }
 }
 
 fn lose_arriving(machine: &Namespace, interface: &str, percent: u8) -> Result<()> {

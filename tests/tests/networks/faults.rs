@@ -11,10 +11,10 @@ use proxystore_tests::{PATIENCE, noise, skipped};
 use tokio::time::{Instant, sleep};
 
 /// The object under way when something happens, in bytes.
-const LARGE: usize = 20_000_000;
+pub const LARGE: usize = 20_000_000;
 
 /// Rate of B's link in megabits a second: the large object takes four seconds, and the fault comes in the first.
-const RATE: u16 = 40;
+pub const RATE: u16 = 40;
 
 /// Two sites behind NATs of a kind that already use the expected path, and a large object at B, whose link is slow.
 async fn pair(nat: Nat, path: PathKind) -> Result<Option<Pair>> {
@@ -30,7 +30,11 @@ async fn pair(nat: Nat, path: PathKind) -> Result<Option<Pair>> {
 }
 
 /// Lets `fault` happen while A fetches the large object, which must arrive. Afterwards all is as before.
-async fn fetch_despite(pair: &Pair, path: PathKind, fault: impl Future<Output = Result<()>>) -> Result<()> {
+pub async fn fetch_despite(
+    pair: &Pair,
+    path: PathKind,
+    fault: impl Future<Output = Result<()>>,
+) -> Result<()> {
     let before = received(pair).await?;
     let under_way = async {
         while received(pair).await? < before + LARGE as u64 / 10 {
@@ -68,7 +72,7 @@ async fn received(pair: &Pair) -> Result<u64> {
 }
 
 /// Waits until each site can store at the other, and fetch that.
-async fn works(pair: &Pair) -> Result<()> {
+pub async fn works(pair: &Pair) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = try_both_ways(pair).await {
         if Instant::now() > deadline {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::try_join_all;
-use proxystore_tests::net::{self, Nat, Pair, Site};
+use proxystore_tests::net::{self, Endpoint, Nat, Pair, Site};
 use proxystore_tests::{PATIENCE, noise};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -22,8 +22,13 @@ const WORKERS: u64 = 6;
 /// Largest object: two groups of 1 MiB and a bit.
 const LARGEST: usize = 2_500_000;
 
-/// Open files more than before that are no leak: connections which clients keep for their next request.
+/// Open files and tasks more than before that are no leak: connections which clients keep for their next request, each
+/// of them a file and a task.
 const SPARE: usize = 2 * WORKERS as usize;
+
+/// Tasks of the relay more than before that are no leak: clients have one each, and one that was cut off is not missed
+/// before it has been silent for a while.
+const RELAY_SPARE: usize = 4;
 
 /// An object that was acknowledged: where it is, and what makes its bytes.
 #[derive(Debug, Clone)]
@@ -149,7 +154,7 @@ async fn storm(pair: &Pair, kinds: u32) -> Result<()> {
         site.endpoint.put("first", Some(pair.a.endpoint.id), noise(1000, 0)).await?;
         site.endpoint.put("first", Some(pair.b.endpoint.id), noise(1000, 0)).await?;
     }
-    let before = [descriptors(&pair.a)?, descriptors(&pair.b)?];
+    let before = Left::by(pair).await?;
     let mut random = StdRng::seed_from_u64(kinds.into());
     let weather = async {
         let result = faults(pair, &mut random, Instant::now() + SPELL, kinds).await;
@@ -168,25 +173,49 @@ async fn storm(pair: &Pair, kinds: u32) -> Result<()> {
         let at = load.site(object.at_b);
         load.fetch(at, object).await.with_context(|| format!("{object:?} is lost"))?;
     }
-    for (site, before) in [&pair.a, &pair.b].into_iter().zip(before) {
-        settled(site, before + SPARE).await?;
+    settled(pair, before).await
+}
+
+/// What programs leave when they have a leak: open files of both endpoints, tasks of both and of the relay.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    files: [usize; 2],
+    tasks: [usize; 2],
+    relay_tasks: usize,
+}
+
+impl Left {
+    async fn by(pair: &Pair) -> Result<Self> {
+        let (a, b) = (&pair.a.endpoint, &pair.b.endpoint);
+        let files = |endpoint: &Endpoint| endpoint.process(|process| process.descriptors());
+        Ok(Self {
+            files: [files(a)?, files(b)?],
+            tasks: [a.tasks().await?, b.tasks().await?],
+            relay_tasks: pair.relay.tasks().await?,
+        })
     }
-    Ok(())
+
+    fn is_as_little_as(&self, before: &Self) -> bool {
+        let few = |now: [usize; 2], before: [usize; 2]| (0..2).all(|at| now[at] <= before[at] + SPARE);
+        few(self.files, before.files)
+            && few(self.tasks, before.tasks)
+            && self.relay_tasks <= before.relay_tasks + RELAY_SPARE
+    }
 }
 
-fn descriptors(site: &Site) -> Result<usize> {
-    site.endpoint.process(|process| process.descriptors())
-}
-
-/// Waits until an endpoint has at most that many files open.
-async fn settled(site: &Site, most: usize) -> Result<()> {
+/// Waits until nothing is left of the storm.
+async fn settled(pair: &Pair, before: Left) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while descriptors(site)? > most {
+    loop {
+        let left = Left::by(pair).await?;
+        if left.is_as_little_as(&before) {
+            println!("before {before:?}, after {left:?}");
+            return Ok(());
+        }
         if Instant::now() > deadline {
-            let sockets = site.ground.host.output("ss", &["-tuanp"])?;
-            bail!("{} open files, at most {most} expected\n{sockets}", descriptors(site)?);
+            let sockets = [&pair.a, &pair.b].map(|site| site.ground.host.output("ss", &["-tuanp"]));
+            bail!("before {before:?}, after {left:?}\n{sockets:?}");
         }
         sleep(Duration::from_millis(100)).await;
     }
-    Ok(())
 }

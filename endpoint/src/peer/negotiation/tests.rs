@@ -139,6 +139,115 @@ fn a_rejection_ends_the_attempt_at_once() {
     assert_eq!(side.on(Input::Wanted(session(2))), ["offer"]);
 }
 
+fn no_relay() -> PeerError {
+    PeerError::NoRelay("it is gone".into())
+}
+
+/// A side that knows where the peer was, and has made an offer.
+fn acquainted(us: u128, peer: u128) -> Side {
+    let mut side = Side::new(us, peer);
+    side.negotiation.remember(Some(counterpart()));
+    assert_eq!(side.on(Input::Wanted(session(1))), ["offer"]);
+    side
+}
+
+#[test]
+fn while_the_relay_is_away_the_peer_is_dialled_where_it_was_last() {
+    let mut side = acquainted(1, 2);
+    assert_eq!(side.on(Input::Waiting), ["dial"]);
+    assert_eq!(side.on(Input::Waiting), [""; 0], "once");
+    assert_eq!(side.on(Input::Unreached), [""; 0], "the relay may come back");
+    assert_eq!(side.after(REPEAT), ["offer"]);
+    assert_eq!(side.on(Input::Answer(session(1), counterpart())), ["dial"], "it has");
+    assert_eq!(side.on(Input::Up(1)), ["nominate", "use"]);
+
+    let mut stranger = Side::new(1, 2);
+    stranger.on(Input::Wanted(session(1)));
+    assert_eq!(stranger.on(Input::Waiting), [""; 0], "nobody knows where it is");
+}
+
+#[test]
+fn a_relay_that_is_silent_is_not_waited_for_either() {
+    let mut side = acquainted(1, 2);
+    assert_eq!(side.after(REPEAT), ["offer", "dial"]);
+    assert_eq!(side.after(REPEAT), ["offer"]);
+}
+
+#[test]
+fn an_offer_that_cannot_be_sent_is_the_end_only_where_nothing_can_be_dialled() {
+    let rejected = |actions: Vec<Action>| match actions.last() {
+        Some(Action::Fail(Failure::Rejected(error))) => error.to_string() == no_relay().to_string(),
+        _ => false,
+    };
+    let mut stranger = Side::new(1, 2);
+    stranger.on(Input::Wanted(session(1)));
+    assert!(rejected(stranger.negotiation.handle(stranger.now, Input::Unsent(no_relay()))));
+
+    let mut side = acquainted(1, 2);
+    assert_eq!(side.on(Input::Unsent(no_relay())), ["dial"]);
+    assert!(rejected(side.negotiation.handle(side.now, Input::Unreached)));
+
+    let mut side = acquainted(1, 2);
+    side.on(Input::Unsent(no_relay()));
+    assert!(rejected(side.negotiation.handle(side.now + TIMEOUT, Input::Tick)));
+
+    let mut side = acquainted(1, 2);
+    side.on(Input::Unsent(no_relay()));
+    assert_eq!(side.on(Input::Up(1)), ["nominate", "use"]);
+}
+
+#[test]
+fn an_answer_that_cannot_be_sent_leaves_the_addresses_of_the_offer() {
+    let mut side = Side::new(2, 1);
+    side.on(Input::Offer(session(1), counterpart()));
+    assert_eq!(side.on(Input::Unsent(no_relay())), [""; 0]);
+    side.on(Input::Up(1));
+    assert_eq!(side.on(Input::Unreached), [""; 0], "one was reached");
+    assert_eq!(side.on(Input::Nominated(1)), ["use"]);
+    assert_eq!(side.on(Input::Unsent(no_relay())), [""; 0], "nothing depends on it");
+}
+
+#[test]
+fn of_two_nominations_at_once_the_smaller_ids_stands() {
+    let choosing = |us, peer| {
+        let mut side = acquainted(us, peer);
+        side.on(Input::Waiting);
+        assert_eq!(side.on(Input::Up(us as ConnectionId)), ["nominate", "use"]);
+        side.on(Input::Up(peer as ConnectionId));
+        side
+    };
+    let (mut small, mut large) = (choosing(1, 2), choosing(2, 1));
+    assert_eq!(large.on(Input::Nominated(1)), ["use", "retire"]);
+    assert_eq!(small.on(Input::Nominated(2)), [""; 0]);
+    assert_eq!(small.negotiation.in_use(), large.negotiation.in_use());
+    small.now += CLASH;
+    assert_eq!(small.on(Input::Nominated(2)), ["use", "retire"], "the peer has replaced it");
+}
+
+#[test]
+fn a_choice_of_the_peer_counts_where_our_own_is_gone() {
+    let mut small = acquainted(1, 2);
+    small.on(Input::Up(1));
+    small.on(Input::Up(2));
+    small.on(Input::Down(1));
+    assert_eq!(small.on(Input::Nominated(2)), ["use"]);
+}
+
+#[test]
+fn an_offer_that_waited_for_the_relay_ends_when_the_choice_is_repeated() {
+    let (mut side, mut peer) = (acquainted(1, 2), Side::new(2, 1));
+    side.on(Input::Waiting);
+    side.on(Input::Up(7));
+    peer.on(Input::Up(7));
+    assert_eq!(peer.on(Input::Nominated(7)), ["use"]);
+    assert_eq!(peer.on(Input::Offer(session(1), counterpart())), ["answer", "dial"]);
+    peer.on(Input::Up(8));
+    assert_eq!(side.on(Input::Answer(session(1), counterpart())), ["nominate"]);
+    assert_eq!(peer.on(Input::Nominated(7)), [""; 0]);
+    assert!(!peer.negotiation.is_trying());
+    assert_eq!(peer.after(SPARE_GRACE), ["close"], "what came of the answer");
+}
+
 /// What is on its way from one side to the other.
 #[derive(Debug, Clone)]
 enum Letter {
@@ -151,6 +260,8 @@ enum Letter {
 struct World {
     sides: [Side; 2],
     letters: [VecDeque<Letter>; 2],
+    /// What waits at each side for a relay that is away; none while it is there.
+    held: Option<[VecDeque<Letter>; 2]>,
     rising: [VecDeque<ConnectionId>; 2],
     connections: ConnectionId,
     next_session: u64,
@@ -161,6 +272,7 @@ impl World {
         Self {
             sides: [Side::new(1, 2), Side::new(2, 1)],
             letters: Default::default(),
+            held: None,
             rising: Default::default(),
             connections: 0,
             next_session: 0,
@@ -171,8 +283,8 @@ impl World {
         let now = self.sides[at].now;
         for action in self.sides[at].negotiation.handle(now, input) {
             match action {
-                Action::SendOffer(session) => self.letters[1 - at].push_back(Letter::Offer(session)),
-                Action::SendAnswer(session) => self.letters[1 - at].push_back(Letter::Answer(session)),
+                Action::SendOffer(session) => self.send(at, Letter::Offer(session)),
+                Action::SendAnswer(session) => self.send(at, Letter::Answer(session)),
                 Action::Nominate(connection) => {
                     self.letters[1 - at].push_back(Letter::Nomination(connection))
                 }
@@ -183,6 +295,37 @@ impl World {
                 Action::Fail(failure) => panic!("{failure:?}"),
                 Action::Use(_) | Action::Retire(_) | Action::Close(_) => {}
             }
+        }
+    }
+
+    fn send(&mut self, at: usize, letter: Letter) {
+        match &mut self.held {
+            None => self.letters[1 - at].push_back(letter),
+            Some(held) => {
+                held[at].push_back(letter);
+                self.input(at, Input::Waiting);
+            }
+        }
+    }
+
+    /// Two sides that know each other, whose relay goes away.
+    fn without_relay() -> Self {
+        let mut world = Self { held: Some(Default::default()), ..Self::new() };
+        for side in &mut world.sides {
+            side.negotiation.remember(Some(counterpart()));
+        }
+        world
+    }
+
+    fn relay_comes_back(&mut self) {
+        for (at, held) in self.held.take().into_iter().flatten().enumerate() {
+            self.letters[1 - at].extend(held);
+        }
+    }
+
+    fn come_to_rest(&mut self) {
+        while !self.is_quiet() {
+            (0..2).for_each(|at| self.step(at, false));
         }
     }
 
@@ -227,9 +370,33 @@ proptest! {
         let mut world = World::new();
         wants.into_iter().for_each(|second| world.want(usize::from(second)));
         steps.into_iter().for_each(|(second, late)| world.step(usize::from(second), late));
-        while !world.is_quiet() {
-            (0..2).for_each(|at| world.step(at, false));
+        world.come_to_rest();
+        let [a, b] = world.sides.map(|side| side.negotiation);
+        prop_assert!(a.in_use().is_some());
+        prop_assert_eq!(a.in_use(), b.in_use());
+        prop_assert!(!a.is_trying() && !b.is_trying());
+    }
+
+    #[test]
+    fn they_do_without_a_relay_as_well_and_when_it_comes_back(
+        wants in proptest::collection::vec(any::<bool>(), 1..4),
+        steps in proptest::collection::vec(any::<(bool, bool)>(), 0..60),
+        later in proptest::collection::vec(any::<(bool, bool)>(), 0..60),
+        rest in any::<bool>(),
+    ) {
+        let mut world = World::without_relay();
+        wants.into_iter().for_each(|second| world.want(usize::from(second)));
+        steps.into_iter().for_each(|(second, late)| world.step(usize::from(second), late));
+        if rest {
+            world.come_to_rest();
+            let [a, b] = world.sides.each_ref().map(|side| &side.negotiation);
+            prop_assert!(a.in_use().is_some());
+            prop_assert_eq!(a.in_use(), b.in_use());
+            prop_assert!(!a.is_trying() && !b.is_trying());
         }
+        world.relay_comes_back();
+        later.into_iter().for_each(|(second, late)| world.step(usize::from(second), late));
+        world.come_to_rest();
         let [a, b] = world.sides.map(|side| side.negotiation);
         prop_assert!(a.in_use().is_some());
         prop_assert_eq!(a.in_use(), b.in_use());

@@ -202,6 +202,7 @@ impl PathPolicy {
             Input::Relay(relay) => self.relay_changed(now, relay),
             Input::Tick => {}
         }
+        self.leave_relay(&mut actions);
         self.choose(now, &mut actions);
         if self.leads {
             self.open(now, &mut actions);
@@ -251,6 +252,14 @@ impl PathPolicy {
         if came {
             // Also where there is a path through the relay: it has lived through an outage.
             self.relayed.restart(now);
+        }
+    }
+
+    /// What was on its way through a relay that is gone is sent again, over a direct path, when its own is closed.
+    fn leave_relay(&mut self, actions: &mut Vec<Action>) {
+        let direct = self.paths.values().any(|path| path.kind == Kind::Direct && !path.stalled);
+        if direct && !self.relay {
+            self.close_where(actions, |_, path| path.kind == Kind::Relayed);
         }
     }
 

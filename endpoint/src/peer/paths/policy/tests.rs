@@ -182,6 +182,20 @@ fn after_an_outage_the_relayed_path_is_replaced() {
     assert_eq!(world.policy.in_use(), Some(path(RELAYED_AGAIN)));
 }
 
+#[test]
+fn a_path_through_a_relay_that_is_gone_is_closed_once_there_is_a_direct_one() {
+    for leads in [true, false] {
+        let mut world = World::new(leads);
+        world.open(RELAYED, Kind::Relayed, 80 * MS);
+        assert!(!world.tell(Input::Relay(false)).contains(&Action::Close(RELAYED)), "it is the only one");
+        assert_eq!(world.policy.in_use(), Some(RELAYED));
+        let actions = world.open(path(1), Kind::Direct, 20 * MS);
+        assert!(actions.contains(&Action::Close(RELAYED)) && actions.contains(&Action::Prefer(path(1))));
+        let actions = world.tell(Input::Relay(true));
+        assert_eq!(actions.contains(&Action::OpenRelayed), leads);
+    }
+}
+
 proptest! {
     /// Whatever happens, the path in use is one that is open, and there is one while any is.
     #[test]
