@@ -9,6 +9,9 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
+# Their lines are dashed: a whole command with its start, not a request to what already runs.
+COMMANDS = ('ours command', 'ours dialing', 'sendme')
+
 
 def label(row: dict[str, str]) -> str:
     """What a panel shows."""
@@ -31,7 +34,9 @@ def main() -> None:
         for name in names:
             points = [row for row in rows if label(row) == wire and row['contestant'] == name]
             sizes = [int(row['bytes']) for row in points]
-            axis.plot(sizes, [100 * float(row['link_share']) for row in points], marker='o', markersize=3, label=name)
+            shares = [100 * float(row['link_share']) for row in points]
+            style = '--' if name in COMMANDS else '-'
+            axis.plot(sizes, shares, style, marker='o', markersize=3, label=name)
         axis.set_xscale('log')
         axis.set_yscale('log')
         axis.set_title(wire, fontsize=9)

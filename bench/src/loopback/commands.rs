@@ -1,18 +1,15 @@
 //! A whole command, from its start to its end, that fetches one file from another program on loopback: `endpoint get`
 //! beside `sendme receive`.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use bytes::Bytes;
+use proxystore_bench::commands::{Sendme, get, timed};
 use proxystore_bench::figures::{Bar, Figure, Figures, OURS, median};
 use proxystore_bench::load::{Connection, Request};
 use proxystore_bench::programs::{Relay, Site};
-use tempfile::TempDir;
 
 use crate::{LARGE, milliseconds};
 
@@ -29,9 +26,9 @@ pub async fn measure(sendme: Option<&Path>, relay: &Relay, figures: &mut Figures
     let sendme = sendme.map(|program| Sendme::start(program, &object)).transpose()?;
     let (mut own, mut other) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        own.push(timed(|folder| ours.command(folder))?.as_secs_f64());
+        own.push(timed(LARGE, |folder| ours.command(folder))?.as_secs_f64());
         if let Some(sendme) = &sendme {
-            other.push(timed(|folder| sendme.command(folder))?.as_secs_f64());
+            other.push(timed(LARGE, |_| sendme.receive())?.as_secs_f64());
         }
     }
     let what = "whole command: peer get";
@@ -44,23 +41,6 @@ pub async fn measure(sendme: Option<&Path>, relay: &Relay, figures: &mut Figures
         None => eprintln!("SKIPPED: sendme: it is not installed"),
     }
     Ok(())
-}
-
-/// How long the command takes that fetches the file into an empty folder.
-fn timed(command: impl FnOnce(&Path) -> Command) -> Result<Duration> {
-    let folder = tempfile::tempdir()?;
-    let mut command = command(folder.path());
-    let start = Instant::now();
-    let output = command.current_dir(folder.path()).stdin(Stdio::null()).output()?;
-    let time = start.elapsed();
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    let len = fs::read_dir(folder.path())?
-        .filter_map(|entry| entry.ok()?.metadata().ok())
-        .filter(|file| file.is_file())
-        .map(|file| file.len())
-        .sum::<u64>();
-    ensure!(len == LARGE as u64, "{command:?} fetched {len} bytes");
-    Ok(time)
 }
 
 /// Two endpoints that have a session, and an object at the far one.
@@ -79,52 +59,6 @@ impl Ours {
     }
 
     fn command(&self, folder: &Path) -> Command {
-        let mut command = self.near.command();
-        command.args(["get", "bench", &format!("file@{}", self.far.id), "--output"]);
-        command.arg(folder.join("file"));
-        command
-    }
-}
-
-/// `sendme send` of a file, which goes on until it is killed.
-struct Sendme {
-    program: PathBuf,
-    ticket: String,
-    sender: Child,
-    _folder: TempDir,
-}
-
-/// Nothing but loopback: sendme would ask its makers' relays for other ways.
-const NO_RELAY: [&str; 2] = ["--relay", "disabled"];
-
-impl Sendme {
-    fn start(program: &Path, object: &[u8]) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        fs::write(folder.path().join("file"), object)?;
-        let mut command = Command::new(program);
-        command.arg("send").args(NO_RELAY).arg("file").current_dir(folder.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut sender = command.spawn().with_context(|| format!("{command:?}"))?;
-        let output = sender.stdout.take().context("its output is piped")?;
-        let ticket = BufReader::new(output).lines().find_map(|line| {
-            let line = line.ok()?;
-            line.trim().strip_prefix("sendme receive ").map(str::to_owned)
-        });
-        let ticket = ticket.context("sendme printed no ticket")?;
-        Ok(Self { program: program.to_owned(), ticket, sender, _folder: folder })
-    }
-
-    fn command(&self, _folder: &Path) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("receive").args(NO_RELAY).arg(&self.ticket);
-        command
-    }
-}
-
-impl Drop for Sendme {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.sender.kill();
-        let _ = self.sender.wait();
+        get(self.near.command(), "file", &self.far.id, folder)
     }
 }

@@ -1,10 +1,14 @@
 //! Two endpoints, ours or Python's: an object is fetched from the far one through the near one's HTTP port.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use proxystore_bench::commands;
 use proxystore_bench::load::Request;
 use proxystore_bench::programs::adapt;
 use proxystore_tests::net::{Namespace, Program};
@@ -19,6 +23,7 @@ const BLOCKED: u16 = 4500;
 /// Endpoints of one kind at both sites.
 pub struct Endpoints {
     name: &'static str,
+    program: PathBuf,
     near: Site,
     far: Site,
 }
@@ -26,6 +31,7 @@ pub struct Endpoints {
 /// An endpoint and a client of it.
 struct Site {
     id: String,
+    home: PathBuf,
     program: Program,
     client: Client,
 }
@@ -40,6 +46,12 @@ struct Kind<'k> {
 
 /// Every object is fetched several times, and every time it must travel.
 const NO_CACHE: [&str; 2] = ["--cache-size", "0"];
+
+/// The endpoints that close a session after a second without a request, the least that can be configured.
+const DIALING: &str = "ours, dialing";
+
+/// How long that takes: the second, another until the endpoint looks, and one more for a busy machine.
+pub const FORGOTTEN: Duration = Duration::from_secs(3);
 
 impl Endpoints {
     /// Ours, free to take any path.
@@ -64,6 +76,18 @@ impl Endpoints {
         Self::start(world, &Kind { name: "ours, relayed", program: &program, port: 8702, options: &options })
     }
 
+    /// Ours, for whole commands.
+    pub fn for_commands(world: &World) -> Result<Self> {
+        let program = beside("endpoint")?;
+        Self::start(world, &Kind { name: "ours, command", program: &program, port: 8704, options: &NO_CACHE })
+    }
+
+    /// Ours, for whole commands that dial: after [`FORGOTTEN`] there is no session.
+    pub fn for_dialing(world: &World) -> Result<Self> {
+        let program = beside("endpoint")?;
+        Self::start(world, &Kind { name: DIALING, program: &program, port: 8705, options: &NO_CACHE })
+    }
+
     /// Python's, from the installation that `python` belongs to.
     pub fn python(world: &World, python: &Path) -> Result<Self> {
         let program = python.with_file_name("proxystore-endpoint");
@@ -73,11 +97,18 @@ impl Endpoints {
     fn start(world: &World, kind: &Kind) -> Result<Self> {
         let far = Site::start(world, &world.far, kind)?;
         let near = Site::start(world, &world.near, kind)?;
-        let endpoints = Self { name: kind.name, near, far };
+        let endpoints = Self { name: kind.name, program: kind.program.to_owned(), near, far };
         endpoints.put(1)?;
         let met = endpoints.near.client.meet(&endpoints.get(1));
         met.with_context(|| format!("the log:\n{}", endpoints.near.program.log()))?;
         Ok(endpoints)
+    }
+
+    /// The command that fetches an object into a file of `folder`, for the near site.
+    pub fn command(&self, len: usize, folder: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("PROXYSTORE_HOME", &self.near.home);
+        commands::get(command, &len.to_string(), &self.far.id, folder)
     }
 
     fn get(&self, len: usize) -> Request {
@@ -94,13 +125,24 @@ impl Site {
         configure.args(["--relay-address", &world.relay_url(), "--no-relay-auth"]);
         configure.args(kind.options);
         run(configure.env("PROXYSTORE_HOME", &home))?;
-        let id = adapt(&home.join("bench/config.toml"))?;
+        let config = home.join("bench/config.toml");
+        let id = adapt(&config)?;
+        if kind.name == DIALING {
+            shorten_sessions(&config)?;
+        }
         let program = Program::start(namespace, kind.program, &home.join("log"), |command| {
             command.args(["start", "bench", "--no-detach"]).env("PROXYSTORE_HOME", &home);
         })?;
         listening(namespace, kind.port, &program)?;
-        Ok(Self { id, program, client: Client::open(namespace, kind.port)? })
+        Ok(Self { id, home, program, client: Client::open(namespace, kind.port)? })
     }
+}
+
+fn shorten_sessions(config: &Path) -> Result<()> {
+    let text = fs::read_to_string(config)?;
+    let shortened = text.replace("session_idle_timeout = 300", "session_idle_timeout = 1");
+    ensure!(shortened != text, "no session_idle_timeout in:\n{text}");
+    Ok(fs::write(config, shortened)?)
 }
 
 impl Contestant for Endpoints {

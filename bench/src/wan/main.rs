@@ -1,27 +1,30 @@
 //! Objects fetched from another site over an emulated long wire: our endpoints, directly and through the relay, beside
-//! Python's endpoints, Redis through an SSH tunnel, and bare TCP.
+//! Python's endpoints, Redis through an SSH tunnel, and bare TCP; and a whole command beside sendme's.
 //!
 //! Everybody takes turns on the same wire in the same run, so that a machine that becomes slower meanwhile slows all;
 //! figures are medians. Run with `scripts/bench wan`; needs root, for network namespaces.
 
 mod client;
+mod command;
 mod contestant;
 mod http;
 mod redis;
 mod report;
 mod tcp;
+mod who;
 mod world;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
 use proxystore_endpoint::transport::tls::install_provider;
 use proxystore_tests::net;
 
 use contestant::Contestant;
 use report::{Row, Table};
+use who::Who;
 use world::{Setting, World};
 
 /// Bytes of an object; the last is the largest that endpoints take unless they are told otherwise.
@@ -45,9 +48,12 @@ struct Arguments {
     /// One wire instead of all: Mbit/s, milliseconds of round trip, share of packets lost.
     #[arg(long, num_args = 3, value_names = ["RATE", "ROUND_TRIP", "LOSS"])]
     wire: Option<Vec<f64>>,
-    /// Leaves out the endpoints that may use nothing but the relay.
+    /// The program `sendme`; without it there are no figures of it.
     #[arg(long)]
-    no_relayed: bool,
+    sendme: Option<PathBuf>,
+    /// Who takes part.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Who::value_variants().to_vec())]
+    only: Vec<Who>,
 }
 
 fn main() -> Result<()> {
@@ -87,29 +93,18 @@ fn measure(setting: Setting, arguments: &Arguments, table: &mut Table) -> Result
 }
 
 fn contestants(world: &World, arguments: &Arguments) -> Result<Vec<Box<dyn Contestant>>> {
-    let mut contestants: Vec<Box<dyn Contestant>> = vec![Box::new(tcp::Tcp::start(world)?)];
-    contestants.push(Box::new(http::Endpoints::direct(world)?));
-    if !arguments.no_relayed {
-        contestants.push(Box::new(http::Endpoints::relayed(world)?));
-    }
-    match redis::Redis::start(world)? {
-        Some(redis) => contestants.push(Box::new(redis)),
-        None => eprintln!("SKIPPED: Redis through SSH: redis-server, sshd or ssh is not installed"),
-    }
-    if let Some(python) = &arguments.python {
-        contestants.push(Box::new(http::Endpoints::python(world, python)?));
-    }
-    Ok(contestants)
+    let (python, sendme) = (arguments.python.as_deref(), arguments.sendme.as_deref());
+    let started = arguments.only.iter().map(|who| who.start(world, python, sendme));
+    started.filter_map(Result::transpose).collect()
 }
 
 /// Several rounds, in each of which every contestant fetches one object. A contestant other than ours that cannot is
 /// left out, and said so.
 fn take_turns(setting: Setting, contestants: &[Box<dyn Contestant>], len: usize) -> Result<Vec<Row>> {
     let mut runners: Vec<(&dyn Contestant, Vec<Duration>)> = Vec::new();
-    for contestant in contestants {
-        // The first opens connections, and is not counted.
-        let ready = contestant.put(len).and_then(|()| contestant.fetch(SIZES[0].min(len)));
-        if still_there(contestant.as_ref(), len, ready)? {
+    for contestant in contestants.iter().filter(|contestant| len >= contestant.least_len()) {
+        let ready = contestant.put(len).and_then(|()| contestant.warm_up());
+        if still_there(contestant.as_ref(), len, ready)?.is_some() {
             runners.push((contestant.as_ref(), Vec::new()));
         }
     }
@@ -117,29 +112,25 @@ fn take_turns(setting: Setting, contestants: &[Box<dyn Contestant>], len: usize)
         let mut left = Vec::new();
         for (contestant, mut times) in runners {
             if times.iter().sum::<Duration>() < BUDGET {
-                let start = Instant::now();
-                if !still_there(contestant, len, contestant.fetch(len))? {
-                    continue;
+                match still_there(contestant, len, contestant.timed_fetch(len))? {
+                    Some(time) => times.push(time),
+                    None => continue,
                 }
-                times.push(start.elapsed());
             }
             left.push((contestant, times));
         }
         runners = left;
     }
-    Ok(runners
-        .into_iter()
-        .map(|(contestant, times)| Row::new(setting, contestant.name(), len, times))
-        .collect())
+    Ok(runners.into_iter().map(|(contestant, times)| Row::new(setting, contestant, len, times)).collect())
 }
 
-/// Whether a contestant did what it was asked. If ours did not, there is nothing to compare.
-fn still_there(contestant: &dyn Contestant, len: usize, outcome: Result<()>) -> Result<bool> {
+/// What came of what a contestant was asked; nothing if it cannot. If ours cannot, there is nothing to compare.
+fn still_there<T>(contestant: &dyn Contestant, len: usize, outcome: Result<T>) -> Result<Option<T>> {
     match outcome {
-        Ok(()) => Ok(true),
+        Ok(done) => Ok(Some(done)),
         Err(error) if contestant.is_peer() => {
             eprintln!("SKIPPED: {}, {len} bytes: {error:#}", contestant.name());
-            Ok(false)
+            Ok(None)
         }
         Err(error) => Err(error.context(format!("{}, {len} bytes", contestant.name()))),
     }

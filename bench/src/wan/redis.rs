@@ -27,10 +27,11 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts everything; none if something of it is not installed.
+    /// Starts everything; none if something of it is not installed, and says so.
     pub fn start(world: &World) -> Result<Option<Self>> {
         let sshd = Path::new("/usr/sbin/sshd");
         if !is_installed("redis-server") || !is_installed("ssh") || !sshd.is_file() {
+            eprintln!("SKIPPED: Redis through SSH: redis-server, sshd or ssh is not installed");
             return Ok(None);
         }
         let dir = world.dir.path();

@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::contestant::Contestant;
 use crate::world::Setting;
-
-/// Whom the others are compared with.
-const COMPARED: &str = "Redis, SSH";
 
 /// One contestant, one size, one wire.
 #[derive(Debug, Clone)]
 pub struct Row {
     setting: Setting,
     name: &'static str,
+    compared_with: &'static str,
     len: usize,
     /// The median.
     seconds: f64,
@@ -25,10 +24,11 @@ pub struct Row {
 
 impl Row {
     /// Of the times of all rounds, at least one.
-    pub fn new(setting: Setting, name: &'static str, len: usize, mut times: Vec<Duration>) -> Self {
+    pub fn new(setting: Setting, contestant: &dyn Contestant, len: usize, mut times: Vec<Duration>) -> Self {
         times.sort();
         let seconds = times[times.len() / 2].as_secs_f64();
-        Self { setting, name, len, seconds, rounds: times.len() }
+        let (name, compared_with) = (contestant.name(), contestant.compared_with());
+        Self { setting, name, compared_with, len, seconds, rounds: times.len() }
     }
 
     fn megabytes_per_second(&self) -> f64 {
@@ -42,7 +42,7 @@ impl Row {
 
 impl Display for Row {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { setting, name, len, seconds, rounds } = self;
+        let Self { setting, name, len, seconds, rounds, .. } = self;
         let (speed, share) = (self.megabytes_per_second(), self.share_of_link() * 100.0);
         let ms = seconds * 1e3;
         write!(
@@ -68,7 +68,7 @@ impl Table {
     pub fn print(&self) {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::ASCII_MARKDOWN);
-        table.set_header(["wire", "bytes", "", "ms", "MB/s", "of the link", "times as fast as Redis"]);
+        table.set_header(["wire", "bytes", "", "ms", "MB/s", "of the link", "times as fast as"]);
         for row in &self.rows {
             table.add_row([
                 row.setting.to_string(),
@@ -77,15 +77,17 @@ impl Table {
                 format!("{:.1}", row.seconds * 1e3),
                 format!("{:.1}", row.megabytes_per_second()),
                 format!("{:.0} %", row.share_of_link() * 100.0),
-                self.speedup(row).map_or_else(String::new, |times| format!("{times:.2}")),
+                self.speedup(row).unwrap_or_default(),
             ]);
         }
         println!("{table}");
     }
 
-    fn speedup(&self, row: &Row) -> Option<f64> {
-        let same = |other: &&Row| (other.setting, other.len, other.name) == (row.setting, row.len, COMPARED);
-        self.rows.iter().find(same).map(|compared| compared.seconds / row.seconds)
+    /// How many times as fast a row is, and as what.
+    fn speedup(&self, row: &Row) -> Option<String> {
+        let wanted = (row.setting, row.len, row.compared_with);
+        let compared = self.rows.iter().find(|other| (other.setting, other.len, other.name) == wanted)?;
+        Some(format!("{:.2} {}", compared.seconds / row.seconds, compared.name))
     }
 
     /// For programs.
