@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
 
+use proxystore_shared::relayed;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -129,9 +130,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // A relay that restarts gets its port back while old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit both. Where the system lacks one or does not allow it, its default does.
+    // Accepted connections inherit these. Where the system lacks one or does not allow it, its default does.
     let _ = socket.set_tcp_congestion(CONGESTION_CONTROL);
     let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
+    if let Some(len) = relayed::send_buffer_len() {
+        let _ = socket.set_send_buffer_size(len);
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -2,8 +2,9 @@
 //!
 //! Relay, endpoint and client share the names and formats in this crate and nothing else: identifiers, the
 //! messages of the relay and what it offers besides, session descriptions, the frames endpoints exchange, batches, content digests, HTTP routes,
-//! and configuration files. Everything here is a value or a pure function; there are no sockets and no runtime,
-//! so each parser of remote bytes can be tested and fuzzed alone.
+//! and configuration files. Everything here is a value or a pure function, but for one look at the system's limits
+//! ([`relayed::send_buffer_len`]); there are no sockets and no runtime, so each parser of remote bytes can be tested and
+//! fuzzed alone.
 
 pub mod batch;
 pub mod config;

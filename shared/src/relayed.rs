@@ -38,6 +38,32 @@ const MAX_UDP_PORTS: usize = 4;
 
 const KIND_DATAGRAMS: u8 = 1;
 
+/// Send buffer of the connection between a client and its relay, in bytes; Linux grants twice that. What was lost stays
+/// in it for a round trip more, with all that came after: at 1 Gbit/s, 36 ms and 0.1 % loss, 8 MB carry 76 MB/s, and the
+/// 4 MB that Linux goes up to by itself 48 MB/s.
+const SEND_BUFFER_LEN: usize = 4 << 20;
+
+/// The largest buffer that a program may ask Linux for.
+const MOST_ASKED: &str = "/proc/sys/net/core/wmem_max";
+
+/// The sizes between which Linux chooses by itself: least, first, most.
+const UNASKED: &str = "/proc/sys/net/ipv4/tcp_wmem";
+
+/// The send buffer (`SO_SNDBUF`) to ask for on a connection that carries datagrams; none where what the system goes up to
+/// by itself is as good, which asking would end.
+pub fn send_buffer_len() -> Option<usize> {
+    let [most_asked, unasked] = [MOST_ASKED, UNASKED].map(|file| std::fs::read_to_string(file).ok());
+    worth_asking(&most_asked?, &unasked?)
+}
+
+fn worth_asking(most_asked: &str, unasked: &str) -> Option<usize> {
+    let most_asked: usize = most_asked.trim().parse().ok()?;
+    let most_unasked: usize = unasked.split_whitespace().last()?.parse().ok()?;
+    let len = SEND_BUFFER_LEN.min(most_asked);
+    // Of what is asked for, twice as much is granted.
+    (2 * len > most_unasked).then_some(len)
+}
+
 /// What a relay offers. In the header: `udp=3478,3479; datagrams=1`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RelayOffer {
@@ -145,6 +171,17 @@ mod tests {
         let header = Envelope { peer: EndpointId::random(), ecn: 1, segment_len: 1200 }.encode();
         assert_eq!(Envelope::decode(&header), Err(FrameError::Length(HEADER_LEN)));
         assert_eq!(Envelope::decode(&[2; 40]), Err(FrameError::Kind(2)));
+    }
+
+    #[test]
+    fn a_send_buffer_is_asked_for_where_that_makes_it_larger() {
+        let unasked = "4096\t16384\t4194304\n";
+        assert_eq!(worth_asking("4194304\n", unasked), Some(4 << 20));
+        assert_eq!(worth_asking("100000000\n", unasked), Some(4 << 20));
+        assert_eq!(worth_asking("3000000\n", unasked), Some(3_000_000));
+        assert_eq!(worth_asking("212992\n", unasked), None, "Linux' own limit");
+        assert_eq!(worth_asking("4194304\n", "4096 16384 16777216"), None);
+        assert_eq!(worth_asking("", ""), None);
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use hyper_util::client::proxy::matcher::Matcher;
 use proxystore_shared::config::endpoint::ProxySetting;
+use proxystore_shared::relayed;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::http::Uri;
@@ -96,7 +97,11 @@ impl Route {
         };
         stream.set_nodelay(true).map_err(|source| unreachable(&relay, source))?;
         // Where the system lacks it or does not allow it, its default does.
-        let _ = SockRef::from(&stream).set_tcp_congestion(CONGESTION_CONTROL);
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_tcp_congestion(CONGESTION_CONTROL);
+        if let Some(len) = relayed::send_buffer_len() {
+            let _ = socket.set_send_buffer_size(len);
+        }
         Ok(stream)
     }
 }
