@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod http;
 pub mod identity;
 mod local;
+mod pages;
 pub mod peer;
 mod reader;
 pub mod server;
