@@ -33,6 +33,12 @@ const SIZES: [usize; 5] = [1_000, 64_000, 1_000_000, 10_000_000, 100_000_000];
 /// Enough for a median that one slow round does not move.
 const ROUNDS: usize = 5;
 
+/// The same for an object of up to [`SMALL`] bytes, whose time is that of waking programs, which scatters.
+const SMALL_ROUNDS: usize = 41;
+
+/// See [`SMALL_ROUNDS`].
+const SMALL: usize = 64_000;
+
 /// A contestant that has spent this much on a size skips its further rounds: Python takes minutes for 100 MB.
 const BUDGET: Duration = Duration::from_secs(15);
 
@@ -108,7 +114,7 @@ fn take_turns(setting: Setting, contestants: &[Box<dyn Contestant>], len: usize)
             runners.push((contestant.as_ref(), Vec::new()));
         }
     }
-    for _ in 0..ROUNDS {
+    for _ in 0..if len <= SMALL { SMALL_ROUNDS } else { ROUNDS } {
         let mut left = Vec::new();
         for (contestant, mut times) in runners {
             if times.iter().sum::<Duration>() < BUDGET {
