@@ -11,7 +11,6 @@ pub mod endpoint;
 pub mod http;
 pub mod identity;
 mod local;
-mod pages;
 pub mod peer;
 mod reader;
 pub mod server;

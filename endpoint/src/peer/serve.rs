@@ -16,11 +16,8 @@ use tracing::{debug, warn};
 use super::context::Context;
 use super::session::Session;
 use super::tickets::{Open, Tickets, Uploading};
-use super::wire::{
-    self, WireError, note_end, receive_bytes, receive_header, receive_into, send_header, send_with,
-};
+use super::wire::{self, WireError, note_end, receive_bytes, receive_header, send_header, send_with};
 use crate::endpoint::{PutOptions, RequestError};
-use crate::pages::Block;
 use crate::peer::actor::Command;
 use crate::storage::{Expected, Group, StorageError, StoredObject};
 use crate::{local, reader};
@@ -330,10 +327,7 @@ impl Server {
         let limit = self.limit();
         let admitted = tokio::time::timeout(limit, uploading.admit(index)).await;
         admitted.map_err(|_| invalid(format!("the parts before part {index} did not arrive")))??;
-        // It is kept, in what it arrived in.
-        let mut block = Block::zeroed(len as usize);
-        receive_into(&mut self.receive, &mut block, limit).await?;
-        let bytes = block.freeze();
+        let bytes: Bytes = receive_bytes(&mut self.receive, len as usize, limit).await?;
         if !is_group(index, &bytes, digest) {
             return Err(invalid(format!("part {index} is damaged")));
         }

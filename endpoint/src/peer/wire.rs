@@ -142,18 +142,8 @@ pub async fn receive_bytes(
     limit: Duration,
 ) -> Result<Bytes, WireError> {
     let mut bytes = BytesMut::zeroed(len);
-    receive_into(receive, &mut bytes, limit).await?;
-    Ok(bytes.freeze())
-}
-
-/// Fills `bytes`.
-pub async fn receive_into(
-    receive: &mut RecvStream,
-    bytes: &mut [u8],
-    limit: Duration,
-) -> Result<(), WireError> {
     for step in bytes.chunks_mut(READ_STEP) {
         within(limit, receive.read_exact(step)).await?;
     }
-    Ok(())
+    Ok(bytes.freeze())
 }

@@ -14,10 +14,9 @@ use proxystore_shared::digest::GROUP_LEN;
 use proxystore_shared::frame::ObjectMeta;
 use proxystore_shared::{Digest, ObjectId};
 
-use super::intake::Intake;
+use super::intake::{Intake, gather};
 use super::meter::{Meter, Reservation};
 use super::{Expected, Group, Storage, StorageError, StoredObject, Upload, Usage};
-use crate::pages::Gathering;
 
 /// Frames of at least this are kept as they arrived; smaller ones are copied into segments of their exact size. A
 /// frame of an HTTP body is a slice of a larger buffer, and keeps all of it alive: with frames kept from 64 KiB on,
@@ -86,8 +85,7 @@ impl Storage for MemoryStorage {
             create_only,
             intake: Intake::begin(&self.inner.meter, self.inner.max_object_size, size)?,
             segments: Vec::new(),
-            left: size,
-            gathered: Gathering::new(segment_len(size)),
+            gathered: Vec::new(),
         }))
     }
 
@@ -140,32 +138,17 @@ struct MemoryUpload {
     create_only: bool,
     intake: Intake,
     segments: Vec<Bytes>,
-    /// What the client has announced, without the segments that are there.
-    left: Option<u64>,
     /// The segment that small frames are being gathered in.
-    gathered: Gathering,
+    gathered: Vec<u8>,
 }
 
 impl MemoryUpload {
-    /// Keeps what is gathered, and begins the next segment.
     fn close_segment(&mut self) {
-        let gathered = mem::replace(&mut self.gathered, Gathering::new(0));
-        if let Some(segment) = gathered.finish() {
-            self.keep(segment);
+        if !self.gathered.is_empty() {
+            // Exactly as long as its content: the spare room of a growing buffer would double a small object.
+            self.segments.push(mem::take(&mut self.gathered).into_boxed_slice().into());
         }
-        self.gathered = Gathering::new(segment_len(self.left));
     }
-
-    fn keep(&mut self, segment: Bytes) {
-        self.left = self.left.map(|left| left.saturating_sub(segment.len() as u64));
-        self.segments.push(segment);
-    }
-}
-
-/// Most bytes of a segment: no more than the client has announced, if that is not over already.
-fn segment_len(left: Option<u64>) -> usize {
-    let left = left.filter(|left| *left > 0).unwrap_or(u64::MAX);
-    left.min(SEGMENT_LEN as u64) as usize
 }
 
 #[async_trait]
@@ -175,12 +158,12 @@ impl Upload for MemoryUpload {
         self.intake.hash(&bytes);
         if bytes.len() >= KEEP_LEN {
             self.close_segment();
-            self.keep(bytes);
+            self.segments.push(bytes);
             return Ok(());
         }
         while !bytes.is_empty() {
-            self.gathered.take_from(&mut bytes);
-            if self.gathered.is_full() {
+            gather(&mut self.gathered, &mut bytes, SEGMENT_LEN);
+            if self.gathered.len() == SEGMENT_LEN {
                 self.close_segment();
             }
         }
