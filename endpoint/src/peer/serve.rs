@@ -1,6 +1,7 @@
 //! Serves a peer's requests on one connection.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,8 @@ pub async fn run(context: Arc<Context>, peer: EndpointId, session: Arc<Session>)
             send,
             receive,
         };
-        let mut request = Box::pin(server.serve());
+        // Whatever befalls one request, the others are served.
+        let mut request = Box::pin(AssertUnwindSafe(server.serve()).catch_unwind());
         // Most requests arrive whole and are answered from memory at once: to wake a thread for such a one costs more
         // than to serve it.
         if request.as_mut().now_or_never().is_none() {
