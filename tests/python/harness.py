@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -22,6 +23,9 @@ PYTHON_BIN_DIR = Path(sys.executable).parent
 PATIENCE = 60.0
 """Seconds that a step may take at most: far more than it needs on a busy machine."""
 
+PORTS = iter(range(21_000 + os.getpid() * 97 % 9_000, 32_000))
+"""Ports to try, another beginning for each process."""
+
 
 class Session(requests.Session):
     """A session for `proxystore.endpoint.client`, which itself waits for ever."""
@@ -32,10 +36,12 @@ class Session(requests.Session):
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return listener.getsockname()[1]
+    """A free port, given out once, below those that Linux gives to sockets that ask for any."""
+    for port in PORTS:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(('127.0.0.1', port))
+            return port
+    raise OSError('no port is free')
 
 
 def until(what: str, condition: Callable[[], bool]) -> None:

@@ -6,8 +6,10 @@ pub mod process;
 pub mod proxy;
 pub mod scripted;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -51,7 +53,7 @@ fn show_log() {
 
 /// A relay on a port of its own.
 pub async fn relay() -> Result<Relay> {
-    relay_on(0).await
+    relay_on(free_port()?).await
 }
 
 /// A relay on `port`, for tests that stop one and start it again.
@@ -157,7 +159,7 @@ impl Site {
     pub async fn vanish(&mut self) -> Result<()> {
         self.server = None;
         let address = self.address();
-        until("the port is free", || std::net::TcpListener::bind(address).is_ok()).await
+        until("the port is free", || TcpListener::bind(address).is_ok()).await
     }
 
     /// Starts the endpoint again.
@@ -235,9 +237,21 @@ pub fn http_client() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().no_proxy().build()?)
 }
 
-/// A port that was free a moment ago.
+/// A port of loopback that is free for TCP and UDP, and given out once: below those that Linux gives to sockets that
+/// ask for any, and with another beginning for each process that runs tests.
 pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    const PORTS: Range<u16> = 21_000..32_000;
+    let beginning = (std::process::id() as u16).wrapping_mul(97);
+    let next = || {
+        let number = beginning.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        PORTS.start + number % (PORTS.end - PORTS.start)
+    };
+    let is_free = |port: &u16| {
+        let address = (Ipv4Addr::LOCALHOST, *port);
+        TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
+    };
+    std::iter::repeat_with(next).take(1000).find(is_free).context("no port is free")
 }
 
 /// A metric without labels, in a page for Prometheus.

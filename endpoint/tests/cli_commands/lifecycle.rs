@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proxystore_shared::config::endpoint::EndpointConfig;
+use proxystore_tests::free_port;
 
-use super::support::{Home, free_port};
+use super::support::Home;
 
 fn mode_of(path: &std::path::Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -199,7 +200,7 @@ fn a_lost_key_is_not_replaced() {
 fn a_folder_that_python_made_gets_a_key_and_a_warning() {
     let home = Home::new();
     fs::create_dir(home.path("a")).unwrap();
-    let port = free_port();
+    let port = free_port().unwrap();
     let database = home.path("a/blobs.db");
     let config = format!(
         "name = \"a\"\nuuid = \"12345678-1234-4234-9234-123456789abc\"\nport = {port}\nhost = \"127.0.0.1\"\n\

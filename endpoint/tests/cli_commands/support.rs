@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 
+use proxystore_tests::free_port;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -63,7 +62,7 @@ impl Home {
     /// A home with an endpoint `a` for this machine only, and its port.
     pub fn with_endpoint(options: &[&str]) -> (Self, u16) {
         let home = Self::new();
-        let port = free_port();
+        let port = free_port().unwrap();
         let port_text = port.to_string();
         let solo = ["configure", "a", "--no-relay-server", "--host", "127.0.0.1", "--port", &port_text];
         home.run(&[&solo, options].concat()).succeeded();
@@ -142,18 +141,4 @@ fn said(output: Output) -> Said {
         out: output.stdout,
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
-}
-
-/// A port that is free, and given out once: below those that Linux gives to connections, and with another beginning
-/// for each process that runs tests.
-pub fn free_port() -> u16 {
-    static GIVEN: AtomicU16 = AtomicU16::new(0);
-    const PORTS: std::ops::Range<u16> = 21_000..32_000;
-    let beginning = (std::process::id() as u16).wrapping_mul(97);
-    let next = || {
-        let number = beginning.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
-        PORTS.start + number % (PORTS.end - PORTS.start)
-    };
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(next).take(1000).find(is_free).expect("a free port")
 }
