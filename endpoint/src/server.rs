@@ -20,7 +20,7 @@ use crate::storage::Storage;
 use crate::storage::files::{FileLimits, FileStorage, OpenError, Recovery};
 use crate::storage::memory::{MemoryLimits, MemoryStorage};
 use crate::transport::{socket, tls};
-use crate::{Endpoint, http};
+use crate::{Endpoint, http, memory};
 
 /// What an endpoint is started from. Not printable: it may hold a token.
 pub struct Options {
@@ -97,8 +97,11 @@ impl Server {
         let host = config.host.as_deref().ok_or(StartError::NoHost)?;
         let listener = listen(host, config.port).await?;
         let identity = load_identity(&options.dir, config.uuid)?;
-        let storage = open_storage(&config.storage).await?;
         let stop = CancellationToken::new();
+        // Should the start fail, what it has begun ends.
+        let stop_when_dropped = stop.clone().drop_guard();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(memory::tidy()));
+        let storage = open_storage(&config.storage).await?;
         let peers = match &config.relay.address {
             Some(address) => Some(start_peers(&options, address, identity, storage.clone(), &stop)?),
             None => None,
@@ -109,7 +112,7 @@ impl Server {
         let stop_http = stop.child_token();
         let http =
             tokio::spawn(http::serve(endpoint.clone(), listener, config.http.clone(), stop_http.clone()));
-        Ok(Self { endpoint, http_addr, http, stop_http, _stop_when_dropped: stop.drop_guard() })
+        Ok(Self { endpoint, http_addr, http, stop_http, _stop_when_dropped: stop_when_dropped })
     }
 
     /// Where the HTTP API listens.

@@ -131,3 +131,24 @@ async fn four_gigabytes_pass_through_without_growing_the_endpoint() -> Result<()
     assert!(most - idle <= GROWTH, "grew from {idle} to {most} bytes");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_goes_back_when_objects_do() -> Result<()> {
+    /// For connections, buffers of transfers and what an allocator keeps: half of one object.
+    const SPARE: u64 = 45 << 20;
+    let relay = relay().await?;
+    let a = SiteProcess::start(Site::build("a", &url(&relay))?).await?;
+    let b = SiteProcess::start(Site::build("b", &url(&relay))?).await?;
+    until("both are registered", || relay.client_count() == 2).await?;
+    let (here, from_a) =
+        (format!("{}/v1/objects/k", b.base), format!("{}/v1/objects/k?endpoint={}", a.base, b.id));
+    let (http, bytes) = (http_client()?, noise(90 * MIB, 7));
+    http.get(&from_a).send().await?;
+    let idle = b.memory()?;
+    for object in [&here, &from_a, &here, &from_a, &here, &from_a] {
+        http.put(object).body(bytes.clone()).send().await?.error_for_status()?;
+    }
+    http.delete(&here).send().await?.error_for_status()?;
+    let gone = until("the memory is given back", || b.memory().is_ok_and(|left| left <= idle + SPARE)).await;
+    gone.with_context(|| format!("idle {idle}, now {:?}", b.memory()))
+}

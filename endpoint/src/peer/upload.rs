@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use proxystore_shared::digest::{GROUP_LEN, GroupTree, group_digest};
@@ -18,6 +18,8 @@ use super::requests::unexpected;
 use super::session::Session;
 use super::wire::{self, receive_header, send_header};
 use crate::endpoint::{Incoming, PutOptions, RequestError};
+use crate::memory::GROUPS;
+use crate::piece::Piece;
 
 /// For a peer to make an object durable: gigabytes may take minutes to reach a slow disk. A peer that has died is
 /// noticed by its silence long before.
@@ -31,15 +33,14 @@ struct Groups {
     /// A group that was looked at and put back.
     put_back: Option<Bytes>,
     /// The group that is being filled.
-    filling: BytesMut,
+    filling: Option<Piece>,
     announced: Option<u64>,
     arrived: u64,
 }
 
 impl Groups {
     fn new(body: Incoming, announced: Option<u64>) -> Self {
-        let (rest, filling) = (Bytes::new(), BytesMut::new());
-        Self { body, rest, put_back: None, filling, announced, arrived: 0 }
+        Self { body, rest: Bytes::new(), put_back: None, filling: None, announced, arrived: 0 }
     }
 
     /// The next group; shorter than [`GROUP_LEN`] only at the end, none after it. Nothing is lost when this is
@@ -49,30 +50,40 @@ impl Groups {
             return Ok(Some(group));
         }
         loop {
-            self.fill();
-            if self.filling.len() as u64 == GROUP_LEN {
-                return Ok(Some(self.filling.split().freeze()));
+            if let Some(group) = self.fill() {
+                return Ok(Some(group));
             }
             let Some(frame) = self.body.try_next().await.map_err(RequestError::Upload)? else {
                 self.check_arrived()?;
-                return Ok((!self.filling.is_empty()).then(|| self.filling.split().freeze()));
+                return Ok(self.filling.take().map(Piece::into_bytes));
             };
             self.arrived += frame.len() as u64;
             self.rest = frame;
         }
     }
 
-    /// Moves bytes from the last frame to the group.
-    fn fill(&mut self) {
-        if self.filling.capacity() == 0 && !self.rest.is_empty() {
-            // A buffer of the group's exact size is neither moved while it fills nor larger than what it holds.
-            let before = self.arrived - self.rest.len() as u64;
-            let size = self.announced.map_or(GROUP_LEN, |size| size.saturating_sub(before).min(GROUP_LEN));
-            self.filling.reserve(size as usize);
+    /// Moves bytes from the last frame to the group, which is given if that makes it whole.
+    fn fill(&mut self) -> Option<Bytes> {
+        if self.rest.is_empty() {
+            return None;
         }
-        let room = GROUP_LEN as usize - self.filling.len();
-        let taken = self.rest.split_to(room.min(self.rest.len()));
-        self.filling.extend_from_slice(&taken);
+        let mut group = self.filling.take().unwrap_or_else(|| self.begin());
+        group.take_from(&mut self.rest);
+        if group.room() == 0 {
+            return Some(group.into_bytes());
+        }
+        self.filling = Some(group);
+        None
+    }
+
+    fn begin(&self) -> Piece {
+        let before = self.arrived - self.rest.len() as u64;
+        let left = self.announced.map(|size| size.saturating_sub(before));
+        // The first group of an upload that may be no longer than one byte costs no more than has arrived.
+        if before > 0 && left.is_none_or(|left| left >= GROUP_LEN) {
+            return Piece::block(&GROUPS);
+        }
+        Piece::small(GROUP_LEN as usize, left.map_or(0, |left| left.min(GROUP_LEN)) as usize)
     }
 
     /// Whether the body has ended.

@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use crate::memory::GROUPS;
+
 /// Why a header or a body did not arrive or could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
@@ -141,9 +143,20 @@ pub async fn receive_bytes(
     len: usize,
     limit: Duration,
 ) -> Result<Bytes, WireError> {
+    if len == GROUPS.block_len()
+        && let Ok(mut block) = GROUPS.block()
+    {
+        receive_into(receive, block.append(len), limit).await?;
+        return Ok(Bytes::from_owner(block));
+    }
     let mut bytes = BytesMut::zeroed(len);
+    receive_into(receive, &mut bytes, limit).await?;
+    Ok(bytes.freeze())
+}
+
+async fn receive_into(receive: &mut RecvStream, bytes: &mut [u8], limit: Duration) -> Result<(), WireError> {
     for step in bytes.chunks_mut(READ_STEP) {
         within(limit, receive.read_exact(step)).await?;
     }
-    Ok(bytes.freeze())
+    Ok(())
 }

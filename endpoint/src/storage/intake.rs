@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use proxystore_shared::Digest;
 use proxystore_shared::digest::ObjectHasher;
 use proxystore_shared::frame::ObjectMeta;
@@ -89,18 +88,4 @@ impl Intake {
 /// Milliseconds since the Unix epoch; 0 on a host whose clock is before it.
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
-}
-
-/// Moves bytes from the front of `bytes` to the end of `buffer`, until that holds `max` bytes.
-///
-/// The buffer grows by doubling but never beyond `max`: neither an announced size nor a first frame makes it
-/// larger than twice what has arrived.
-pub(super) fn gather(buffer: &mut Vec<u8>, bytes: &mut Bytes, max: usize) {
-    let taken = bytes.split_to(bytes.len().min(max - buffer.len()));
-    let needed = buffer.len() + taken.len();
-    if needed > buffer.capacity() {
-        let capacity = needed.max(2 * buffer.capacity()).min(max);
-        buffer.reserve_exact(capacity - buffer.len());
-    }
-    buffer.extend_from_slice(&taken);
 }

@@ -1,10 +1,6 @@
 //! Objects in memory, gone with the process.
-//!
-//! Bytes stay in the buffers they arrived in as long as those are large; small ones are gathered, so that an
-//! object costs little more than its bytes and a small object does not hold on to a large socket buffer.
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,18 +10,10 @@ use proxystore_shared::digest::GROUP_LEN;
 use proxystore_shared::frame::ObjectMeta;
 use proxystore_shared::{Digest, ObjectId};
 
-use super::intake::{Intake, gather};
+use super::intake::Intake;
 use super::meter::{Meter, Reservation};
+use super::segments::Segments;
 use super::{Expected, Group, Storage, StorageError, StoredObject, Upload, Usage};
-
-/// Frames of at least this are kept as they arrived; smaller ones are copied into segments of their exact size. A
-/// frame of an HTTP body is a slice of a larger buffer, and keeps all of it alive: with frames kept from 64 KiB on,
-/// objects of 1 MB took up to 1.13 times their size, with copies 1.02, for no loss of speed that could be seen. A
-/// group from a peer has a buffer to itself.
-const KEEP_LEN: usize = GROUP_LEN as usize;
-
-/// Bytes of gathered segments: a reader of one group then meets two of them at most.
-const SEGMENT_LEN: usize = GROUP_LEN as usize;
 
 /// Bounds of a [`MemoryStorage`].
 #[derive(Debug, Clone, Copy)]
@@ -84,8 +72,7 @@ impl Storage for MemoryStorage {
             id: id.clone(),
             create_only,
             intake: Intake::begin(&self.inner.meter, self.inner.max_object_size, size)?,
-            segments: Vec::new(),
-            gathered: Vec::new(),
+            segments: Segments::new(size),
         }))
     }
 
@@ -137,45 +124,23 @@ struct MemoryUpload {
     id: ObjectId,
     create_only: bool,
     intake: Intake,
-    segments: Vec<Bytes>,
-    /// The segment that small frames are being gathered in.
-    gathered: Vec<u8>,
-}
-
-impl MemoryUpload {
-    fn close_segment(&mut self) {
-        if !self.gathered.is_empty() {
-            // Exactly as long as its content: the spare room of a growing buffer would double a small object.
-            self.segments.push(mem::take(&mut self.gathered).into_boxed_slice().into());
-        }
-    }
+    segments: Segments,
 }
 
 #[async_trait]
 impl Upload for MemoryUpload {
-    async fn write(&mut self, mut bytes: Bytes) -> Result<(), StorageError> {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
         self.intake.admit(bytes.len())?;
         self.intake.hash(&bytes);
-        if bytes.len() >= KEEP_LEN {
-            self.close_segment();
-            self.segments.push(bytes);
-            return Ok(());
-        }
-        while !bytes.is_empty() {
-            gather(&mut self.gathered, &mut bytes, SEGMENT_LEN);
-            if self.gathered.len() == SEGMENT_LEN {
-                self.close_segment();
-            }
-        }
+        self.segments.extend(bytes);
         Ok(())
     }
 
-    async fn commit(mut self: Box<Self>, expected: Option<Expected>) -> Result<ObjectMeta, StorageError> {
-        self.close_segment();
-        let Self { store, id, create_only, intake, segments, .. } = *self;
+    async fn commit(self: Box<Self>, expected: Option<Expected>) -> Result<ObjectMeta, StorageError> {
+        let Self { store, id, create_only, intake, segments } = *self;
         let received = intake.finish(expected)?;
         let meta = received.meta.clone();
-        let object = Arc::new(MemoryObject::new(received.meta, received.groups, segments));
+        let object = Arc::new(MemoryObject::new(received.meta, received.groups, segments.finish()));
         let stored = Stored { object, _reservation: received.reservation };
         if create_only {
             match store.objects.entry(id) {
@@ -247,7 +212,7 @@ impl StoredObject for MemoryObject {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::contract::{MAX_OBJECT_SIZE, content, contract_tests, id, put, put_frames};
+    use crate::storage::contract::{MAX_OBJECT_SIZE, contract_tests, id, put};
 
     fn storage(memory_limit: Option<u64>) -> Arc<dyn Storage> {
         Arc::new(MemoryStorage::new(MemoryLimits { max_object_size: MAX_OBJECT_SIZE, memory_limit }))
@@ -283,35 +248,5 @@ mod tests {
         put(storage.as_ref(), &id("b"), &[0; 1000]).await;
         drop(reader);
         assert_eq!(storage.usage().bytes, 1000);
-    }
-
-    async fn segments(storage: &dyn Storage, name: &str) -> Vec<Bytes> {
-        let object = storage.open(&id(name)).await.expect("opens").expect("there");
-        object.group(0).await.expect("group").segments
-    }
-
-    #[tokio::test]
-    async fn large_frames_are_not_copied() {
-        let storage = storage(None);
-        let frame = Bytes::from(content(KEEP_LEN, 1));
-        let mut upload = storage.begin(&id("a"), None, false).await.expect("begins");
-        upload.write(Bytes::from_static(b"small")).await.expect("writes");
-        upload.write(frame.clone()).await.expect("writes");
-        upload.commit(None).await.expect("commits");
-        let segments = segments(storage.as_ref(), "a").await;
-        assert_eq!(segments.len(), 2);
-        assert_eq!(segments[1].as_ptr(), frame.as_ptr());
-    }
-
-    #[tokio::test]
-    async fn small_frames_are_gathered_and_do_not_hold_their_buffers() {
-        let storage = storage(None);
-        let buffer = Bytes::from(content(100_000, 1));
-        let mut upload = storage.begin(&id("a"), None, false).await.expect("begins");
-        upload.write(buffer.slice(..1000)).await.expect("writes");
-        upload.commit(None).await.expect("commits");
-        assert!(buffer.is_unique(), "the object has a copy of its own");
-        put_frames(storage.as_ref(), &id("b"), &content(SEGMENT_LEN + 9, 2), 1200).await;
-        assert_eq!(segments(storage.as_ref(), "b").await.len(), 1);
     }
 }

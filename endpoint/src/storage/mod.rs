@@ -10,6 +10,7 @@ pub mod files;
 mod intake;
 pub mod memory;
 mod meter;
+mod segments;
 
 use std::fmt;
 use std::io;

@@ -14,7 +14,8 @@ use super::blocking;
 use super::format::Footer;
 use super::layout::Partial;
 use super::store::{Arrival, Store};
-use crate::storage::intake::{Intake, Received, gather};
+use crate::piece::gather;
+use crate::storage::intake::{Intake, Received};
 use crate::storage::{Expected, StorageError, Upload};
 
 /// Bytes gathered before they are written: one trip to a blocking thread for each group.
