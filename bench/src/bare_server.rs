@@ -23,8 +23,8 @@ use tokio::net::TcpListener;
 struct Arguments {
     /// The port, on loopback: TCP for HTTP, the same number of UDP for QUIC.
     port: u16,
-    /// The key of the QUIC server.
-    key: PathBuf,
+    /// The key of the QUIC server; without it there is none.
+    key: Option<PathBuf>,
 }
 
 /// An object as its frames arrived.
@@ -33,7 +33,9 @@ type Objects = Arc<Mutex<HashMap<String, Vec<Bytes>>>>;
 #[tokio::main]
 async fn main() -> Result<()> {
     let Arguments { port, key } = Arguments::parse();
-    tokio::spawn(async move { proxystore_bench::quic::serve(&key, port).await });
+    if let Some(key) = key {
+        tokio::spawn(async move { proxystore_bench::quic::serve(&key, port).await });
+    }
     let app = Router::new().route("/{name}", get(read).put(write)).with_state(Objects::default());
     Ok(axum::serve(TcpListener::bind(("127.0.0.1", port)).await?, app).await?)
 }

@@ -1,11 +1,13 @@
-//! Who answers many clients at once: our endpoint, Python's, and Redis.
+//! Who answers many clients at once: our endpoint, Python's, Redis, and a server that is nothing but axum,
+//! whose rate is the most that an endpoint built on it can have.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::Result;
 use bytes::Bytes;
 use proxystore_bench::load::Request;
-use proxystore_bench::programs::{self, Program, Site};
+use proxystore_bench::programs::{self, Program, Site, beside, free_port};
 use tempfile::TempDir;
 
 /// What the clients do.
@@ -43,6 +45,8 @@ pub struct Contestant {
 enum Kind {
     /// An endpoint.
     Endpoint { _site: Site },
+    /// `bench-bare`.
+    Bare { _server: Program },
     /// A Redis server, and its folder.
     Redis { _server: Program, _folder: TempDir },
 }
@@ -62,6 +66,13 @@ impl Contestant {
         Self { name, port: site.port, kind: Kind::Endpoint { _site: site } }
     }
 
+    /// Axum alone.
+    pub fn bare() -> Result<Self> {
+        let port = free_port()?;
+        let server = Program::start(Command::new(beside("bench-bare")?).arg(port.to_string()), port)?;
+        Ok(Self { name: "bare axum", port, kind: Kind::Bare { _server: server } })
+    }
+
     /// Redis; none if it is not installed.
     pub fn redis() -> Result<Option<Self>> {
         let folder = tempfile::tempdir()?;
@@ -79,6 +90,8 @@ impl Contestant {
             (Kind::Endpoint { .. }, Operation::Get) => {
                 Request::http("GET", &format!("/get?key={key}"), Bytes::new())
             }
+            (Kind::Bare { .. }, Operation::Set) => Request::http("PUT", &format!("/{key}"), object.clone()),
+            (Kind::Bare { .. }, Operation::Get) => Request::http("GET", &format!("/{key}"), Bytes::new()),
             (Kind::Redis { .. }, Operation::Set) => Request::redis(&[b"SET", key.as_bytes(), object]),
             (Kind::Redis { .. }, Operation::Get) => Request::redis(&[b"GET", key.as_bytes()]),
         }

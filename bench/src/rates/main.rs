@@ -1,5 +1,5 @@
-//! How many objects a second one endpoint sets and gets for 1 to 128 clients at once, beside Python's endpoint and Redis;
-//! and how many small objects it fetches from a peer.
+//! How many objects a second one endpoint sets and gets for 1 to 128 clients at once, beside Python's endpoint, Redis and axum
+//! alone; and how many small objects it fetches from a peer.
 //!
 //! Everybody takes turns in the same run, driven by the same client, which works on one thread; the share of the time
 //! for which it kept a processor busy says whether it was the client that was measured. Run with `scripts/bench rates`.
@@ -70,6 +70,7 @@ async fn measure(arguments: &Arguments, figures: &mut Figures) -> Result<()> {
         contestants.push(Contestant::python(python)?);
     }
     contestants.extend(Contestant::redis()?);
+    contestants.push(Contestant::bare()?);
     for len in SIZES {
         for connections in CONNECTIONS {
             for operation in Operation::ALL {
