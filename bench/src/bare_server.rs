@@ -12,6 +12,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_LENGTH;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use bytes::Bytes;
 use clap::Parser;
 use futures_util::{StreamExt as _, stream};
@@ -37,7 +38,11 @@ async fn main() -> Result<()> {
         tokio::spawn(async move { proxystore_bench::quic::serve(&key, port).await });
     }
     let app = Router::new().route("/{name}", get(read).put(write)).with_state(Objects::default());
-    Ok(axum::serve(TcpListener::bind(("127.0.0.1", port)).await?, app).await?)
+    // As an endpoint does: otherwise the end of an answer may wait for the acknowledgement of what came before.
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    Ok(axum::serve(listener, app).await?)
 }
 
 async fn write(State(objects): State<Objects>, Path(name): Path<String>, body: Body) -> StatusCode {
