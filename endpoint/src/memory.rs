@@ -10,7 +10,7 @@ use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use memmap2::{Advice, MmapMut, MmapOptions};
+use memmap2::{MmapMut, MmapOptions};
 use proxystore_shared::digest::GROUP_LEN;
 use tokio::time::sleep;
 
@@ -140,11 +140,7 @@ struct Memory {
 impl Memory {
     fn of(len: usize) -> io::Result<Self> {
         let (pages, start) = Self::map(len)?;
-        // Neither has to succeed: not every system has large pages, and memory comes when it is touched.
-        if len >= LARGE_PAGE {
-            let _ = pages.advise_range(Advice::HugePage, start, len);
-        }
-        let _ = pages.advise_range(Advice::PopulateWrite, start, len);
+        advise(&pages, start, len);
         Ok(Self { pages, start, len })
     }
 
@@ -168,6 +164,20 @@ impl Memory {
         &mut self.pages[self.start..self.start + self.len]
     }
 }
+
+/// Asks for large pages, and for all of them at once. Neither has to succeed: not every Linux has large pages, and memory comes
+/// when it is touched.
+#[cfg(target_os = "linux")]
+fn advise(pages: &MmapMut, start: usize, len: usize) {
+    use memmap2::Advice;
+    if len >= LARGE_PAGE {
+        let _ = pages.advise_range(Advice::HugePage, start, len);
+    }
+    let _ = pages.advise_range(Advice::PopulateWrite, start, len);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise(_: &MmapMut, _: usize, _: usize) {}
 
 #[cfg(test)]
 mod tests {
