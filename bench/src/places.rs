@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use proxystore::connectors::{EndpointConnector, FileConnector, RedisConnector};
 use proxystore::{Connector, Store};
-use proxystore_bench::programs::{Program, beside, free_port, redis};
+use proxystore_bench::programs::{Program, beside, redis};
 use proxystore_endpoint::transport::tls::install_provider;
+use proxystore_tests::free_port;
 use serde::Serialize;
 
 use crate::bare::Bare;

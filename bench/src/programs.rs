@@ -2,12 +2,13 @@
 
 use std::env;
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use proxystore_tests::free_port;
 use tempfile::TempDir;
 
 /// For a program to listen; Python needs ten seconds on a busy machine.
@@ -88,9 +89,12 @@ pub fn beside(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// A port that was free a moment ago.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+/// `bench-bare`, and its port; its QUIC server has this key, and is left out without one.
+pub fn bare(key: Option<&Path>) -> Result<(Program, u16)> {
+    let port = free_port()?;
+    let mut command = Command::new(beside("bench-bare")?);
+    command.arg(port.to_string()).args(key);
+    Ok((Program::start(&mut command, port)?, port))
 }
 
 /// A relay, ours or Python's.

@@ -1,13 +1,12 @@
 //! Who sets and gets objects: our endpoints, Python's, and a server with nothing around its memory.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use proxystore_bench::load::{Connection, Request};
-use proxystore_bench::programs::{Program, Relay, Site, beside, free_port};
+use proxystore_bench::programs::{self, Program, Relay, Site};
 
 /// What is done with an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,9 +86,7 @@ impl Contestant {
 
     /// `bench-bare`, whose QUIC server has this key, and its port.
     pub async fn bare(key: &Path) -> Result<(Self, u16)> {
-        let port = free_port()?;
-        let server =
-            Program::start(Command::new(beside("bench-bare")?).arg(port.to_string()).arg(key), port)?;
+        let (server, port) = programs::bare(Some(key))?;
         let connection = Connection::open(port).await?;
         Ok((Self { name: "bare axum", connection, kind: Kind::Bare { _server: server } }, port))
     }

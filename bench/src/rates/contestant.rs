@@ -2,12 +2,11 @@
 //! whose rate is the most that an endpoint built on it can have.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Result;
 use bytes::Bytes;
 use proxystore_bench::load::Request;
-use proxystore_bench::programs::{self, Program, Site, beside, free_port};
+use proxystore_bench::programs::{self, Program, Site};
 use tempfile::TempDir;
 
 /// What the clients do.
@@ -68,8 +67,7 @@ impl Contestant {
 
     /// Axum alone.
     pub fn bare() -> Result<Self> {
-        let port = free_port()?;
-        let server = Program::start(Command::new(beside("bench-bare")?).arg(port.to_string()), port)?;
+        let (server, port) = programs::bare(None)?;
         Ok(Self { name: "bare axum", port, kind: Kind::Bare { _server: server } })
     }
 
