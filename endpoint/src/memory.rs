@@ -2,7 +2,7 @@
 //!
 //! Filling fresh memory took longer than receiving what fills it: the system hands it out and clears it in pages of 4 KiB,
 //! at 0.4 s a GiB where this was measured; in pages of 2 MiB at 0.1 s; and memory that is still there costs nothing
-//! (docs/performance.md). What nobody uses goes back to the system soon, where the C library's allocator would keep it.
+//! (docs/decisions/0013). What nobody uses goes back to the system soon, where the C library's allocator would keep it.
 
 use std::fmt;
 use std::io;

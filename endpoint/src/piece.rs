@@ -14,16 +14,18 @@ pub enum Piece {
 }
 
 impl Piece {
-    /// A piece of at most `len` bytes, of which so many were announced. Those are asked of the allocator at once: what is
-    /// not touched costs nothing.
-    pub fn small(len: usize, announced: usize) -> Self {
-        Self::Small(Vec::with_capacity(announced.min(len)), len)
+    /// A piece of at most `len` bytes. As many as are announced to come are asked of the allocator at once: what is not
+    /// touched costs nothing.
+    pub fn small(len: usize, announced: Option<u64>) -> Self {
+        let expected = announced.map_or(0, |announced| announced.min(len as u64));
+        Self::Small(Vec::with_capacity(expected as usize), len)
     }
 
     /// A piece as long as the blocks of `pool`, for what is likely to fill it.
     pub fn block(pool: &'static Pool) -> Self {
         // Without large pages there may still be small ones.
-        pool.block().map_or_else(|_| Self::small(pool.block_len(), pool.block_len()), Self::Block)
+        pool.block()
+            .map_or_else(|_| Self::small(pool.block_len(), Some(pool.block_len() as u64)), Self::Block)
     }
 
     /// How many bytes there is room for.
@@ -73,7 +75,8 @@ mod tests {
     #[test]
     fn pieces_take_what_there_is_room_for() {
         let len = GROUPS.block_len();
-        for mut piece in [Piece::small(len, len), Piece::small(len, 0), Piece::block(&GROUPS)] {
+        for mut piece in [Piece::small(len, Some(len as u64)), Piece::small(len, None), Piece::block(&GROUPS)]
+        {
             piece.take_from(&mut Bytes::from_static(b"begin"));
             let mut bytes = Bytes::from(vec![7; len]);
             piece.take_from(&mut bytes);
@@ -85,7 +88,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fill_a_piece_is_whole() {
-        for mut piece in [Piece::small(1000, 3), Piece::small(1000, 0), Piece::block(&GROUPS)] {
+        for mut piece in [Piece::small(1000, Some(3)), Piece::small(1000, None), Piece::block(&GROUPS)] {
             piece.take_from(&mut Bytes::from_static(b"abc"));
             assert_eq!(piece.into_bytes(), "abc");
         }

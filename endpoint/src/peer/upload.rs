@@ -83,7 +83,7 @@ impl Groups {
         if before > 0 && left.is_none_or(|left| left >= GROUP_LEN) {
             return Piece::block(&GROUPS);
         }
-        Piece::small(GROUP_LEN as usize, left.map_or(0, |left| left.min(GROUP_LEN)) as usize)
+        Piece::small(GROUP_LEN as usize, left)
     }
 
     /// Whether the body has ended.

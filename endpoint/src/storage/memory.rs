@@ -212,7 +212,7 @@ impl StoredObject for MemoryObject {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::contract::{MAX_OBJECT_SIZE, contract_tests, id, put};
+    use crate::storage::contract::{MAX_OBJECT_SIZE, content, contract_tests, id, put, put_frames};
 
     fn storage(memory_limit: Option<u64>) -> Arc<dyn Storage> {
         Arc::new(MemoryStorage::new(MemoryLimits { max_object_size: MAX_OBJECT_SIZE, memory_limit }))
@@ -248,5 +248,35 @@ mod tests {
         put(storage.as_ref(), &id("b"), &[0; 1000]).await;
         drop(reader);
         assert_eq!(storage.usage().bytes, 1000);
+    }
+
+    async fn segments(storage: &dyn Storage, name: &str) -> Vec<Bytes> {
+        let object = storage.open(&id(name)).await.expect("opens").expect("there");
+        object.group(0).await.expect("group").segments
+    }
+
+    #[tokio::test]
+    async fn large_frames_are_not_copied() {
+        let storage = storage(None);
+        let frame = Bytes::from(content(GROUP_LEN as usize, 1));
+        let mut upload = storage.begin(&id("a"), None, false).await.expect("begins");
+        upload.write(Bytes::from_static(b"small")).await.expect("writes");
+        upload.write(frame.clone()).await.expect("writes");
+        upload.commit(None).await.expect("commits");
+        let segments = segments(storage.as_ref(), "a").await;
+        assert_eq!(segments.len(), 2);
+        assert_eq!(segments[1].as_ptr(), frame.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn small_frames_are_gathered_and_do_not_hold_their_buffers() {
+        let storage = storage(None);
+        let buffer = Bytes::from(content(100_000, 1));
+        let mut upload = storage.begin(&id("a"), None, false).await.expect("begins");
+        upload.write(buffer.slice(..1000)).await.expect("writes");
+        upload.commit(None).await.expect("commits");
+        assert!(buffer.is_unique(), "the object has a copy of its own");
+        put_frames(storage.as_ref(), &id("b"), &content(GROUP_LEN as usize + 9, 2), 1200).await;
+        assert_eq!(segments(storage.as_ref(), "b").await.len(), 1);
     }
 }

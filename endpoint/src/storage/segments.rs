@@ -1,8 +1,8 @@
 //! The bytes of an object in memory, as they arrive.
 //!
 //! Small frames are copied into segments of their own: a frame of an HTTP body is a slice of a larger buffer, and would keep
-//! all of it alive. A group from a peer ([`proxystore_shared::digest`]) has a buffer to itself and is a segment as it is. So
-//! a reader of one group meets one segment.
+//! all of it alive. A group from a peer ([`proxystore_shared::digest`]) has a buffer to itself and is a segment as it is. A
+//! reader of one group meets one segment where an object comes in either way, two where they are mixed.
 
 use bytes::Bytes;
 use proxystore_shared::digest::GROUP_LEN;
@@ -34,8 +34,9 @@ impl Segments {
 
     /// Appends bytes.
     pub fn extend(&mut self, mut bytes: Bytes) {
-        if bytes.len() >= KEEP_LEN && self.current.is_none() {
+        if bytes.len() >= KEEP_LEN {
             self.arrived(bytes.len());
+            self.full.extend(self.current.take().map(Piece::into_bytes));
             return self.full.push(bytes);
         }
         while !bytes.is_empty() {
@@ -67,11 +68,8 @@ impl Segments {
         let most = if self.full.is_empty() { FIRST_LEN } else { LARGE.block_len() };
         // Who sends more than was announced has announced nothing.
         let announced = self.left.filter(|left| *left > 0);
-        match announced.map(|left| left.min(most as u64) as usize) {
-            Some(len) if len < LARGE.block_len() => Piece::small(len, len),
-            None if most < LARGE.block_len() => Piece::small(most, 0),
-            _ => Piece::block(&LARGE),
-        }
+        let len = announced.map_or(most, |left| left.min(most as u64) as usize);
+        if len == LARGE.block_len() { Piece::block(&LARGE) } else { Piece::small(len, announced) }
     }
 }
 
