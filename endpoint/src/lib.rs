@@ -19,5 +19,6 @@ pub mod server;
 pub mod signaling;
 pub mod storage;
 pub mod transport;
+mod write_behind;
 
 pub use endpoint::Endpoint;

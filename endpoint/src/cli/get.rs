@@ -99,7 +99,7 @@ async fn to_file(wanted: &Wanted, target: &Path, printer: Printer) -> Result<Rec
     let mut file = PartialFile::open(target)?;
     let outcome = fill(wanted, &mut file, printer).await;
     match outcome {
-        Ok(received) => file.finish().await.map(|()| received),
+        Ok(received) => file.finish().map(|()| received),
         Err(failure) => {
             if file.len() == 0 {
                 file.remove();
@@ -121,12 +121,12 @@ async fn fill(wanted: &Wanted, file: &mut PartialFile, printer: Printer) -> Resu
                 (from, digest)
             }
             Plan::Complete { digest } => {
-                file.hash_existing().await?;
+                file.hash_existing()?;
                 (file.len(), digest)
             }
             Plan::StartOver => {
                 printer.warn("the partial file does not belong to the object; starting over");
-                file.discard().await?;
+                file.discard()?;
                 continue;
             }
             other => return Err(wanted.failure(other, response).await),
@@ -134,7 +134,7 @@ async fn fill(wanted: &Wanted, file: &mut PartialFile, printer: Printer) -> Resu
         if file.digest() == expected {
             return Ok(Received { size: file.len(), digest: expected, travelled: file.len() - from });
         }
-        file.discard().await?;
+        file.discard()?;
         if from == 0 {
             return Err(Failure::new(format!(
                 "what arrived is not the object: its BLAKE3 is not {expected}; it was deleted"
@@ -155,14 +155,12 @@ async fn write(
     printer: Printer,
 ) -> Result<(), Failure> {
     match from {
-        0 => file.restart(digest).await?,
-        _ => file.hash_existing().await?,
+        0 => file.restart(digest)?,
+        _ => file.hash_existing()?,
     }
     let bar = progress_bar(printer, size, from);
     let written = copy(file, &mut response, size, &bar).await;
     bar.finish_and_clear();
-    // Also after a failure: the next attempt continues from here.
-    file.flush().await?;
     written
 }
 
@@ -174,7 +172,7 @@ async fn copy(
 ) -> Result<(), Failure> {
     loop {
         match next_chunk(response).await {
-            Ok(Some(chunk)) => file.write(&chunk).await?,
+            Ok(Some(chunk)) => file.write(&chunk)?,
             Ok(None) => return Ok(()),
             Err(error) => return Err(broken_off(file, size, &error)),
         }

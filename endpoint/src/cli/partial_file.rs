@@ -1,15 +1,17 @@
 //! The files of a download that is not finished: `FILE.part` with the bytes, `FILE.part.etag` with their version.
+//!
+//! What it does blocks. The command that downloads has nothing else to do meanwhile: its connection is served by
+//! another thread.
 
-use std::fs::{self, OpenOptions, TryLockError};
-use std::io::{self, SeekFrom};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use proxystore_shared::Digest;
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 
 use super::output::Failure;
 use super::resume::Partial;
+use crate::write_behind::WriteBehind;
 
 /// Bytes hashed at once.
 const PIECE_LEN: usize = 1 << 20;
@@ -20,6 +22,7 @@ pub struct PartialFile {
     part: PathBuf,
     tag: PathBuf,
     file: File,
+    disk: WriteBehind,
     /// Over the bytes written so far, once they were read or written.
     hasher: blake3::Hasher,
     len: u64,
@@ -53,7 +56,8 @@ impl PartialFile {
         Ok(Self {
             target: target.to_owned(),
             tag: with_suffix(target, ".part.etag"),
-            file: File::from_std(file),
+            file,
+            disk: WriteBehind::default(),
             hasher: blake3::Hasher::new(),
             part,
             len,
@@ -72,52 +76,45 @@ impl PartialFile {
     }
 
     /// Forgets the bytes, and expects those of another version.
-    pub async fn restart(&mut self, digest: Digest) -> Result<(), Failure> {
-        let tag = self.tag.clone();
-        let restarted = async {
-            // In this order: bytes are never found beside another version's tag.
-            self.truncate().await?;
-            tokio::fs::write(&tag, digest.to_string()).await
-        };
-        restarted.await.map_err(Failure::io(format!("write {}", tag.display())))
+    pub fn restart(&mut self, digest: Digest) -> Result<(), Failure> {
+        // In this order: bytes are never found beside another version's tag.
+        let restarted = self.truncate().and_then(|()| fs::write(&self.tag, digest.to_string()));
+        restarted.map_err(Failure::io(format!("write {}", self.tag.display())))
     }
 
-    async fn truncate(&mut self) -> io::Result<()> {
-        self.file.set_len(0).await?;
-        self.file.seek(SeekFrom::Start(0)).await?;
+    fn truncate(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
         self.hasher.reset();
         self.len = 0;
         Ok(())
     }
 
     /// Hashes the bytes that are there; further ones can then be written after them.
-    pub async fn hash_existing(&mut self) -> Result<(), Failure> {
-        let hashed = async {
-            self.hasher.reset();
-            self.file.seek(SeekFrom::Start(0)).await?;
-            let mut piece = vec![0; PIECE_LEN];
-            loop {
-                match self.file.read(&mut piece).await? {
-                    0 => return Ok(()),
-                    read => self.hasher.update(&piece[..read]),
-                };
-            }
-        };
-        hashed.await.map_err(Failure::io(format!("read {}", self.part.display())))
+    pub fn hash_existing(&mut self) -> Result<(), Failure> {
+        self.read_all().map_err(Failure::io(format!("read {}", self.part.display())))
     }
 
-    /// Adds bytes at the end.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let written = self.file.write_all(bytes).await;
+    fn read_all(&mut self) -> io::Result<()> {
+        self.hasher.reset();
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut piece = vec![0; PIECE_LEN];
+        loop {
+            match self.file.read(&mut piece)? {
+                0 => return Ok(()),
+                read => self.hasher.update(&piece[..read]),
+            };
+        }
+    }
+
+    /// Adds bytes at the end. The system has them when this returns, so that a later attempt finds them.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let written =
+            self.file.write_all(bytes).and_then(|()| self.disk.handle_written(&self.file, bytes.len()));
         written.map_err(Failure::io(format!("write {}", self.part.display())))?;
         self.hasher.update(bytes);
         self.len += bytes.len() as u64;
         Ok(())
-    }
-
-    /// Hands all bytes to the system, so that a later attempt finds them.
-    pub async fn flush(&mut self) -> Result<(), Failure> {
-        self.file.flush().await.map_err(Failure::io(format!("write {}", self.part.display())))
     }
 
     /// Digest of all bytes.
@@ -126,20 +123,17 @@ impl PartialFile {
     }
 
     /// Gives the file its name.
-    pub async fn finish(self) -> Result<(), Failure> {
-        let finished = async {
-            self.file.sync_all().await?;
-            tokio::fs::rename(&self.part, &self.target).await
-        };
-        finished.await.map_err(Failure::io(format!("write {}", self.target.display())))?;
+    pub fn finish(self) -> Result<(), Failure> {
+        let finished = self.disk.finish(&self.file).and_then(|()| fs::rename(&self.part, &self.target));
+        finished.map_err(Failure::io(format!("write {}", self.target.display())))?;
         remove(&self.tag);
         Ok(())
     }
 
     /// Forgets the bytes; the next request is for the whole object.
-    pub async fn discard(&mut self) -> Result<(), Failure> {
+    pub fn discard(&mut self) -> Result<(), Failure> {
         remove(&self.tag);
-        self.truncate().await.map_err(Failure::io(format!("empty {}", self.part.display())))
+        self.truncate().map_err(Failure::io(format!("empty {}", self.part.display())))
     }
 
     /// Leaves nothing behind.
@@ -164,32 +158,30 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn bytes_are_found_again_with_their_version() {
+    #[test]
+    fn bytes_are_found_again_with_their_version() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("file");
         let digest = Digest::of(b"hello world");
         let mut file = PartialFile::open(&target).unwrap();
         assert_eq!(file.partial(), None);
         assert!(PartialFile::open(&target).is_err(), "locked");
-        file.restart(digest).await.unwrap();
-        file.write(b"hello ").await.unwrap();
-        file.flush().await.unwrap();
+        file.restart(digest).unwrap();
+        file.write(b"hello ").unwrap();
         drop(file);
 
         let mut file = PartialFile::open(&target).unwrap();
         assert_eq!(file.partial(), Some(Partial { len: 6, digest }));
-        file.hash_existing().await.unwrap();
-        file.write(b"world").await.unwrap();
-        file.flush().await.unwrap();
+        file.hash_existing().unwrap();
+        file.write(b"world").unwrap();
         assert_eq!(file.digest(), digest);
-        file.finish().await.unwrap();
+        file.finish().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"hello world");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
-    #[tokio::test]
-    async fn bytes_without_a_readable_version_are_not_continued() {
+    #[test]
+    fn bytes_without_a_readable_version_are_not_continued() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("file");
         fs::write(dir.path().join("file.part"), "hello").unwrap();

@@ -172,6 +172,44 @@ async fn the_relay_is_out_of_reach_for_ten_seconds() -> Result<()> {
     Ok(())
 }
 
+/// The session has no way but the relay, learns of no other before that is gone, and nobody tells it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_vanishes_just_when_a_direct_way_opens() -> Result<()> {
+    if !net::possible() {
+        return Ok(());
+    }
+    let pair = Pair::with("").start().await?;
+    pair.block_udp()?;
+    pair.b.endpoint.put("large", None, noise(LARGE, 3)).await?;
+    works(&pair).await?;
+    pair.uses(Relayed).await?;
+    pair.b.ground.plug.slow_down(RATE)?;
+    let fault = async {
+        pair.relay.plug.pull()?;
+        pair.pass_udp()?;
+        sleep(Duration::from_secs(10)).await;
+        pair.relay.plug.push()
+    };
+    fetch_despite(&pair, Direct, fault).await?;
+    pair.registered().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_peer_starts_again_while_the_relay_is_out_of_reach() -> Result<()> {
+    let Some(pair) = pair(Nat::PortRestricted, Direct).await? else { return Ok(()) };
+    let (a, b) = (&pair.a.endpoint, &pair.b.endpoint);
+    pair.relay.plug.pull()?;
+    b.kill();
+    b.restart().await?;
+    // Nobody can introduce the two; that may fail, and must not hang, which `Endpoint::get` sees to.
+    let answer = a.get("small", Some(b.id)).await;
+    ensure!(answer.as_ref().err().is_none_or(|error| !net::hung(error)), "{answer:?}");
+    pair.relay.plug.push()?;
+    works(&pair).await?;
+    pair.uses(Direct).await?;
+    pair.registered().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_peer_is_killed_and_starts_again() -> Result<()> {
     let Some(pair) = pair(Nat::PortRestricted, Direct).await? else { return Ok(()) };

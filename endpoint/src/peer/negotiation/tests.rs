@@ -323,10 +323,16 @@ impl World {
         }
     }
 
-    fn come_to_rest(&mut self) {
+    /// Lets everything happen that is to happen; then both sides use the same connection and want no other.
+    fn comes_to_agree(&mut self) -> Result<(), TestCaseError> {
         while !self.is_quiet() {
             (0..2).for_each(|at| self.step(at, false));
         }
+        let [a, b] = self.sides.each_ref().map(|side| &side.negotiation);
+        prop_assert!(a.in_use().is_some());
+        prop_assert_eq!(a.in_use(), b.in_use());
+        prop_assert!(!a.is_trying() && !b.is_trying());
+        Ok(())
     }
 
     fn want(&mut self, at: usize) {
@@ -370,11 +376,7 @@ proptest! {
         let mut world = World::new();
         wants.into_iter().for_each(|second| world.want(usize::from(second)));
         steps.into_iter().for_each(|(second, late)| world.step(usize::from(second), late));
-        world.come_to_rest();
-        let [a, b] = world.sides.map(|side| side.negotiation);
-        prop_assert!(a.in_use().is_some());
-        prop_assert_eq!(a.in_use(), b.in_use());
-        prop_assert!(!a.is_trying() && !b.is_trying());
+        world.comes_to_agree()?;
     }
 
     #[test]
@@ -388,19 +390,11 @@ proptest! {
         wants.into_iter().for_each(|second| world.want(usize::from(second)));
         steps.into_iter().for_each(|(second, late)| world.step(usize::from(second), late));
         if rest {
-            world.come_to_rest();
-            let [a, b] = world.sides.each_ref().map(|side| &side.negotiation);
-            prop_assert!(a.in_use().is_some());
-            prop_assert_eq!(a.in_use(), b.in_use());
-            prop_assert!(!a.is_trying() && !b.is_trying());
+            world.comes_to_agree()?;
         }
         world.relay_comes_back();
         later.into_iter().for_each(|(second, late)| world.step(usize::from(second), late));
-        world.come_to_rest();
-        let [a, b] = world.sides.map(|side| side.negotiation);
-        prop_assert!(a.in_use().is_some());
-        prop_assert_eq!(a.in_use(), b.in_use());
-        prop_assert!(!a.is_trying() && !b.is_trying());
+        world.comes_to_agree()?;
     }
 }
 

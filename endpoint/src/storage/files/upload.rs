@@ -17,6 +17,7 @@ use super::store::{Arrival, Store};
 use crate::piece::gather;
 use crate::storage::intake::{Intake, Received};
 use crate::storage::{Expected, StorageError, Upload};
+use crate::write_behind::WriteBehind;
 
 /// Bytes gathered before they are written: one trip to a blocking thread for each group.
 const BUFFER_LEN: usize = GROUP_LEN as usize;
@@ -35,7 +36,8 @@ pub(super) struct FileUpload {
 
 impl FileUpload {
     pub fn new(store: Arc<Store>, id: ObjectId, create_only: bool, intake: Intake) -> Self {
-        let writer = Writer { store: store.clone(), intake, buffer: Vec::new(), partial: None };
+        let (buffer, disk) = (Vec::new(), WriteBehind::default());
+        let writer = Writer { store: store.clone(), intake, buffer, partial: None, disk };
         Self { store, id, create_only, writer: Some(writer) }
     }
 
@@ -83,6 +85,7 @@ struct Writer {
     buffer: Vec<u8>,
     /// Created with the first write, so that a refused upload never touches the disk.
     partial: Option<Partial>,
+    disk: WriteBehind,
 }
 
 impl Writer {
@@ -90,6 +93,9 @@ impl Writer {
         self.intake.hash(&self.buffer);
         let written = partial_of(self.partial.take(), &self.store).and_then(|mut partial| {
             partial.file.write_all(&self.buffer)?;
+            if self.store.limits.fsync {
+                self.disk.handle_written(&partial.file, self.buffer.len())?;
+            }
             Ok(partial)
         });
         self.partial = Some(written.map_err(|error| self.store.failed(WRITING, &error))?);
@@ -100,7 +106,7 @@ impl Writer {
     /// Completes the file; it still has its temporary name.
     fn finish(mut self, id: &ObjectId, expected: Option<Expected>) -> Result<Arrival, StorageError> {
         self.intake.hash(&self.buffer);
-        let Self { store, intake, buffer, partial } = self;
+        let Self { store, intake, buffer, partial, disk } = self;
         let Received { meta, groups, reservation } = intake.finish(expected)?;
         let footer = Footer { id: id.clone(), meta, groups };
         let complete = || {
@@ -108,7 +114,7 @@ impl Writer {
             partial.file.write_all(&buffer)?;
             partial.file.write_all(&footer.encode()?)?;
             if store.limits.fsync {
-                partial.file.sync_all()?;
+                disk.finish(&partial.file)?;
             }
             Ok(partial)
         };
