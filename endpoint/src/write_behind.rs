@@ -26,9 +26,9 @@ impl WriteBehind {
             return Ok(());
         }
         self.join()?;
-        let file = file.try_clone()?;
         self.waiting = 0;
-        self.request = Some(thread::Builder::new().spawn(move || file.sync_data())?);
+        // Where there is no descriptor or thread to spare, the end does it all.
+        self.request = request(file).ok();
         Ok(())
     }
 
@@ -42,6 +42,11 @@ impl WriteBehind {
         let Some(request) = self.request.take() else { return Ok(()) };
         request.join().unwrap_or_else(|_| Err(io::Error::other("the thread that writes to the disk failed")))
     }
+}
+
+fn request(file: &File) -> io::Result<JoinHandle<io::Result<()>>> {
+    let file = file.try_clone()?;
+    thread::Builder::new().spawn(move || file.sync_data())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use proxystore_tests::net::PathKind::{Direct, Relayed};
-use proxystore_tests::net::{self, Nat, Pair, PathKind, Plan};
+use proxystore_tests::net::{self, Fetched, Nat, Pair, PathKind, Plan};
 use proxystore_tests::process::program;
 use proxystore_tests::{PATIENCE, noise, skipped};
 use tokio::time::{Instant, sleep};
@@ -22,11 +22,16 @@ async fn pair(nat: Nat, path: PathKind) -> Result<Option<Pair>> {
         return Ok(None);
     }
     let pair = Pair::with("").a(nat).b(nat).start().await?;
-    pair.b.endpoint.put("large", None, noise(LARGE, 3)).await?;
-    works(&pair).await?;
-    pair.uses(path).await?;
+    make_ready(&pair, path).await?;
     pair.b.ground.plug.slow_down(RATE)?;
     Ok(Some(pair))
+}
+
+/// Puts the large object at B, and waits until the two use the expected path.
+async fn make_ready(pair: &Pair, path: PathKind) -> Result<()> {
+    pair.b.endpoint.put("large", None, noise(LARGE, 3)).await?;
+    works(pair).await?;
+    pair.uses(path).await
 }
 
 /// Lets `fault` happen while A fetches the large object, which must arrive. Afterwards all is as before.
@@ -61,9 +66,7 @@ async fn distant_pair(distance: &'static [&'static str]) -> Result<Option<Pair>>
     }
     let b = Plan::from(Nat::PortRestricted).over(distance);
     let pair = Pair::with("").a(Nat::PortRestricted).b(b).start().await?;
-    pair.b.endpoint.put("large", None, noise(LARGE, 3)).await?;
-    works(&pair).await?;
-    pair.uses(Direct).await?;
+    make_ready(&pair, Direct).await?;
     Ok(Some(pair))
 }
 
@@ -89,6 +92,12 @@ async fn try_both_ways(pair: &Pair) -> Result<()> {
         here.put("small", Some(there.id), noise(1000, 4)).await?;
         ensure!(here.get("small", Some(there.id)).await?.bytes == noise(1000, 4));
     }
+    Ok(())
+}
+
+/// A request may be answered or fail; it must not hang, which `Endpoint::get` sees to.
+fn ended(answer: &Result<Fetched>) -> Result<()> {
+    ensure!(answer.as_ref().err().is_none_or(|error| !net::hung(error)), "{answer:?}");
     Ok(())
 }
 
@@ -180,9 +189,7 @@ async fn the_relay_vanishes_just_when_a_direct_way_opens() -> Result<()> {
     }
     let pair = Pair::with("").start().await?;
     pair.block_udp()?;
-    pair.b.endpoint.put("large", None, noise(LARGE, 3)).await?;
-    works(&pair).await?;
-    pair.uses(Relayed).await?;
+    make_ready(&pair, Relayed).await?;
     pair.b.ground.plug.slow_down(RATE)?;
     let fault = async {
         pair.relay.plug.pull()?;
@@ -201,9 +208,8 @@ async fn the_peer_starts_again_while_the_relay_is_out_of_reach() -> Result<()> {
     pair.relay.plug.pull()?;
     b.kill();
     b.restart().await?;
-    // Nobody can introduce the two; that may fail, and must not hang, which `Endpoint::get` sees to.
-    let answer = a.get("small", Some(b.id)).await;
-    ensure!(answer.as_ref().err().is_none_or(|error| !net::hung(error)), "{answer:?}");
+    // Nobody can introduce the two.
+    ended(&a.get("small", Some(b.id)).await)?;
     pair.relay.plug.push()?;
     works(&pair).await?;
     pair.uses(Direct).await?;
@@ -230,10 +236,9 @@ async fn the_peer_sleeps() -> Result<()> {
         sleep(Duration::from_secs(15)).await;
         b.process(|process| process.resume())
     };
-    // It may be answered or fail; it must not hang, which `Endpoint::get` sees to.
     let (answer, woken) = tokio::join!(a.get("small", Some(b.id)), meanwhile);
     woken?;
-    ensure!(answer.as_ref().err().is_none_or(|error| !net::hung(error)), "{answer:?}");
+    ended(&answer)?;
     works(&pair).await?;
     pair.uses(Direct).await
 }
