@@ -162,6 +162,14 @@ impl Endpoint {
         }
     }
 
+    /// Whether there is an object, here or at the endpoint `at`. A Python endpoint can say that without sending it.
+    pub async fn exists(&self, id: &ObjectId, at: Option<EndpointId>) -> Result<bool, RequestError> {
+        match self.peer_of(at) {
+            Some((peers, peer)) => peers.exists(peer, id).await,
+            None => Ok(self.inner.storage.stat(id).await?.is_some()),
+        }
+    }
+
     /// Stores an object, here or at the endpoint `at`, in place of any earlier version. When this returns, the
     /// object is there.
     pub async fn put(

@@ -53,11 +53,19 @@ pub async fn put(
         received += bytes.len() as u64;
         upload.write(bytes).await?;
     }
-    if let Some(size) = options.size.filter(|size| *size != received) {
-        let message = format!("{received} of {size} bytes arrived");
-        return Err(RequestError::Upload(io::Error::new(io::ErrorKind::UnexpectedEof, message)));
-    }
+    check_arrived(options.size, received)?;
     Ok(upload.commit(None).await?)
+}
+
+/// An upload that ends before, or goes on after, the size that its client announced is broken.
+pub fn check_arrived(announced: Option<u64>, arrived: u64) -> Result<(), RequestError> {
+    match announced {
+        Some(size) if size != arrived => {
+            let message = format!("{arrived} of {size} bytes arrived");
+            Err(RequestError::Upload(io::Error::new(io::ErrorKind::UnexpectedEof, message)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The part of an object of `size` bytes that `range` asks for; an end beyond the object is the object's end

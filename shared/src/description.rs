@@ -10,9 +10,10 @@
 //! a=proxystore-session:<16 hex digits>      the offer this belongs to; an answer repeats the offer's
 //! ```
 //!
-//! Addresses are the ordinary `a=candidate` lines: one UDP socket serves every transport.
+//! Addresses are the ordinary `a=candidate` lines: one UDP socket serves every transport. The rest is what WebRTC needs, and
+//! is meant: an offer can be answered by either kind of endpoint, and the answer says by which.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,10 @@ const QUIC: &str = "a=proxystore-quic:";
 const KEY: &str = "a=proxystore-key:";
 const SESSION: &str = "a=proxystore-session:";
 const CANDIDATE: &str = "a=candidate:";
+const UFRAG: &str = "a=ice-ufrag:";
+const PWD: &str = "a=ice-pwd:";
+const FINGERPRINT: &str = "a=fingerprint:sha-256 ";
+const SETUP: &str = "a=setup:";
 
 /// Names one negotiation, so that a late answer is not taken for the current one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,8 +59,46 @@ pub struct SessionDescription {
     pub kind: DescriptionKind,
     /// Present when the sender speaks QUIC in a version we know; a Python peer does not.
     pub quic: Option<QuicPeer>,
+    /// Present when the sender speaks WebRTC, which every endpoint does.
+    pub webrtc: Option<WebRtcPeer>,
     /// UDP addresses where the sender may be reached, its best first.
     pub candidates: Vec<Candidate>,
+}
+
+/// What WebRTC needs to know of a peer besides its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebRtcPeer {
+    /// For its address checks.
+    pub ice: IceCredentials,
+    /// SHA-256 of the certificate that it will show.
+    pub fingerprint: [u8; 32],
+    /// Who begins the DTLS handshake.
+    pub setup: Setup,
+}
+
+/// Who begins the DTLS handshake, from the sender's view (RFC 4145, RFC 8842).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setup {
+    /// The receiver may choose: how offers put it.
+    ActPass,
+    /// The sender does.
+    Active,
+    /// The receiver does.
+    Passive,
+}
+
+impl Setup {
+    fn name(self) -> &'static str {
+        match self {
+            Self::ActPass => "actpass",
+            Self::Active => "active",
+            Self::Passive => "passive",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::ActPass, Self::Active, Self::Passive].into_iter().find(|setup| setup.name() == name)
+    }
 }
 
 /// Where an endpoint may be reached.
@@ -76,13 +119,20 @@ pub enum CandidateKind {
     Reflexive,
 }
 
-/// What a WebRTC parser demands besides: random for each description, as RFC 8839 asks.
-#[derive(Clone, Debug)]
+/// User name and password of address checks (RFC 8445); random for each description, as RFC 8839 asks.
+#[derive(Clone, PartialEq, Eq)]
 pub struct IceCredentials {
-    /// At least 4 characters.
+    /// 4 to 256 characters.
     pub ufrag: String,
-    /// At least 22 characters.
+    /// 22 to 256 characters.
     pub pwd: String,
+}
+
+impl fmt::Debug for IceCredentials {
+    /// Leaves the password out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceCredentials").field("ufrag", &self.ufrag).finish_non_exhaustive()
+    }
 }
 
 /// Why a description was refused.
@@ -114,12 +164,12 @@ struct Wrapped {
 
 impl SessionDescription {
     /// Writes the description as the relay carries it.
-    pub fn encode(&self, ice: &IceCredentials) -> String {
-        let wrapped = Wrapped { sdp: self.to_sdp(ice), kind: self.kind };
+    pub fn encode(&self) -> String {
+        let wrapped = Wrapped { sdp: self.to_sdp(), kind: self.kind };
         serde_json::to_string(&wrapped).unwrap_or_else(|_| unreachable!("two strings always encode"))
     }
 
-    fn to_sdp(&self, ice: &IceCredentials) -> String {
+    fn to_sdp(&self) -> String {
         let session = self.quic.as_ref().map_or(0, |quic| quic.session.0);
         // RFC 8866 lets the session number be any decimal; 62 bits fit every parser's integer.
         let mut lines = vec![
@@ -143,26 +193,13 @@ impl SessionDescription {
         let candidates = self.candidates.iter().take(MAX_CANDIDATES).enumerate();
         lines.extend(candidates.map(|(index, candidate)| candidate_line(index, *candidate)));
         lines.push("a=end-of-candidates".into());
-        lines.push(format!("a=ice-ufrag:{}", ice.ufrag));
-        lines.push(format!("a=ice-pwd:{}", ice.pwd));
-        lines.push(format!("a=fingerprint:sha-256 {}", self.fingerprint()));
-        lines.push(match self.kind {
-            DescriptionKind::Offer => "a=setup:actpass".into(),
-            DescriptionKind::Answer => "a=setup:active".into(),
-        });
-        lines.join("\r\n") + "\r\n"
-    }
-
-    /// The SHA-256 of the public key in the form of RFC 8122.
-    fn fingerprint(&self) -> String {
-        use sha2::{Digest as _, Sha256};
-        let hash = Sha256::digest(self.quic.as_ref().map_or([0; 32], |quic| quic.key.0));
-        let mut text = String::with_capacity(95);
-        for byte in hash {
-            let separator = if text.is_empty() { "" } else { ":" };
-            write!(text, "{separator}{byte:02X}").unwrap_or_else(|_| unreachable!("writing to a string"));
+        if let Some(webrtc) = &self.webrtc {
+            lines.push(format!("{UFRAG}{}", webrtc.ice.ufrag));
+            lines.push(format!("{PWD}{}", webrtc.ice.pwd));
+            lines.push(format!("{FINGERPRINT}{}", with_colons(webrtc.fingerprint)));
+            lines.push(format!("{SETUP}{}", webrtc.setup.name()));
         }
-        text
+        lines.join("\r\n") + "\r\n"
     }
 
     /// Reads a description from any peer. Lines this program does not know are passed over.
@@ -176,17 +213,19 @@ impl SessionDescription {
         if lines.next() != Some("v=0") {
             return Err(DescriptionError::NotSdp);
         }
-        let mut fields = QuicFields::default();
+        let mut quic = QuicFields::default();
+        let mut webrtc = WebRtcFields::default();
         let mut candidates = Vec::new();
         for line in lines {
             if let Some(value) = line.strip_prefix(CANDIDATE) {
                 let known = candidates.len() < MAX_CANDIDATES;
                 candidates.extend(parse_candidate(value).filter(|_| known));
             } else {
-                fields.read(line)?;
+                quic.read(line)?;
+                webrtc.read(line);
             }
         }
-        Ok(Self { kind: wrapped.kind, quic: fields.finish()?, candidates })
+        Ok(Self { kind: wrapped.kind, quic: quic.finish()?, webrtc: webrtc.finish(), candidates })
     }
 }
 
@@ -254,13 +293,63 @@ impl QuicFields {
     }
 }
 
+/// What a media section says; there is one only, for the data channels. Lines that say nothing usable count for none.
+#[derive(Default)]
+struct WebRtcFields {
+    ufrag: Option<String>,
+    pwd: Option<String>,
+    fingerprint: Option<[u8; 32]>,
+    setup: Option<Setup>,
+}
+
+impl WebRtcFields {
+    fn read(&mut self, line: &str) {
+        if let Some(value) = line.strip_prefix(UFRAG) {
+            self.ufrag = Some(value.to_owned()).filter(|value| is_ice_text(value, 4));
+        } else if let Some(value) = line.strip_prefix(PWD) {
+            self.pwd = Some(value.to_owned()).filter(|value| is_ice_text(value, 22));
+        } else if let Some(value) = line.strip_prefix(FINGERPRINT) {
+            self.fingerprint = without_colons(value);
+        } else if let Some(value) = line.strip_prefix(SETUP) {
+            self.setup = Setup::named(value);
+        }
+    }
+
+    fn finish(self) -> Option<WebRtcPeer> {
+        let ice = IceCredentials { ufrag: self.ufrag?, pwd: self.pwd? };
+        Some(WebRtcPeer { ice, fingerprint: self.fingerprint?, setup: self.setup? })
+    }
+}
+
+/// Characters and lengths of RFC 8839, section 5.4.
+fn is_ice_text(text: &str, at_least: usize) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    (at_least..=256).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// The form of RFC 8122.
+fn with_colons(hash: [u8; 32]) -> String {
+    let mut text = String::with_capacity(95);
+    for byte in hash {
+        let separator = if text.is_empty() { "" } else { ":" };
+        write!(text, "{separator}{byte:02X}").unwrap_or_else(|_| unreachable!("writing to a string"));
+    }
+    text
+}
+
+fn without_colons(text: &str) -> Option<[u8; 32]> {
+    let digits = text.split(':').map(|byte| if byte.len() == 2 { byte } else { "?" }).collect::<String>();
+    data_encoding::HEXUPPER_PERMISSIVE.decode(digits.as_bytes()).ok()?.try_into().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn ice() -> IceCredentials {
-        IceCredentials { ufrag: "abcd".into(), pwd: "0123456789abcdef012345".into() }
+    fn webrtc(setup: Setup) -> Option<WebRtcPeer> {
+        let ice = IceCredentials { ufrag: "abcd".into(), pwd: "0123456789abcdef012345".into() };
+        Some(WebRtcPeer { ice, fingerprint: [0xa7; 32], setup })
     }
 
     fn host(address: SocketAddr) -> Candidate {
@@ -271,37 +360,46 @@ mod tests {
         SessionDescription {
             kind: DescriptionKind::Offer,
             quic: Some(QuicPeer { key: PublicKey([9; 32]), session: SessionId(session) }),
+            webrtc: webrtc(Setup::ActPass),
             candidates,
         }
     }
 
-    /// What aiortc 1.16 sends, shortened to one fingerprint.
-    const PYTHON_OFFER: &str = "v=0\r\no=- 3921 3921 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\na=msid-semantic:WMS *\r\nm=application 51000 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 192.0.2.4\r\na=mid:0\r\na=sctp-port:5000\r\na=max-message-size:262144\r\na=candidate:f 1 udp 2130706431 192.0.2.4 51000 typ host\r\na=candidate:g 1 tcp 2130706431 192.0.2.4 9 typ host\r\na=candidate:h 1 udp 1 name.local 51000 typ host\r\na=end-of-candidates\r\na=ice-ufrag:oUqP\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\na=fingerprint:sha-256 AA:BB\r\na=setup:actpass\r\n";
+    /// What aiortc 1.16 sends, with two fingerprints of three.
+    const PYTHON_OFFER: &str = "v=0\r\no=- 3921 3921 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\na=msid-semantic:WMS *\r\nm=application 51000 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 192.0.2.4\r\na=mid:0\r\na=sctp-port:5000\r\na=max-message-size:262144\r\na=candidate:f 1 udp 2130706431 192.0.2.4 51000 typ host\r\na=candidate:g 1 tcp 2130706431 192.0.2.4 9 typ host\r\na=candidate:h 1 udp 1 name.local 51000 typ host\r\na=end-of-candidates\r\na=ice-ufrag:oUqP\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\na=fingerprint:sha-256 {FINGERPRINT}\r\na=fingerprint:sha-512 AA:BB\r\na=setup:actpass\r\n";
 
     #[test]
     fn a_python_offer_is_read_and_has_no_quic() {
-        let text = serde_json::json!({"sdp": PYTHON_OFFER, "type": "offer"}).to_string();
-        let description = SessionDescription::decode(&text).expect("decodes");
+        let read = |fingerprint: &str| {
+            let sdp = PYTHON_OFFER.replace("{FINGERPRINT}", fingerprint);
+            let text = serde_json::json!({"sdp": sdp, "type": "offer"}).to_string();
+            SessionDescription::decode(&text).expect("decodes")
+        };
+        let description = read(&with_colons([0xa7; 32]));
         assert_eq!(description.quic, None);
+        let ice = IceCredentials { ufrag: "oUqP".into(), pwd: "abcdefghijklmnopqrstuv".into() };
+        let expected = WebRtcPeer { ice, fingerprint: [0xa7; 32], setup: Setup::ActPass };
+        assert_eq!(description.webrtc, Some(expected));
+        assert_eq!(read("AA:BB").webrtc, None, "half a fingerprint is none");
         assert_eq!(description.candidates, [host("192.0.2.4:51000".parse().expect("address"))]);
     }
 
     #[test]
     fn another_version_is_named() {
-        let text = ours(1, vec![]).encode(&ice()).replace("proxystore-quic:1", "proxystore-quic:7");
+        let text = ours(1, vec![]).encode().replace("proxystore-quic:1", "proxystore-quic:7");
         assert_eq!(SessionDescription::decode(&text), Err(DescriptionError::Version(7)));
     }
 
     #[test]
     fn half_of_our_attributes_is_an_error() {
-        let text = ours(1, vec![]).encode(&ice()).replace("a=proxystore-session", "a=x");
+        let text = ours(1, vec![]).encode().replace("a=proxystore-session", "a=x");
         assert_eq!(SessionDescription::decode(&text), Err(DescriptionError::Malformed("proxystore-session")));
     }
 
     #[test]
     fn candidates_are_bounded() {
         let many = (1..200).map(|port| host(SocketAddr::new([192, 0, 2, 1].into(), port))).collect();
-        let read = SessionDescription::decode(&ours(1, many).encode(&ice())).expect("decodes");
+        let read = SessionDescription::decode(&ours(1, many).encode()).expect("decodes");
         assert_eq!(read.candidates.len(), MAX_CANDIDATES);
     }
 
@@ -312,7 +410,7 @@ mod tests {
             let kind = if session % 2 == 0 { CandidateKind::Host } else { CandidateKind::Reflexive };
             let candidate = |port| Candidate { address: SocketAddr::new(ip, port), kind };
             let description = ours(session, ports.into_iter().map(candidate).collect());
-            prop_assert_eq!(SessionDescription::decode(&description.encode(&ice())), Ok(description));
+            prop_assert_eq!(SessionDescription::decode(&description.encode()), Ok(description));
         }
 
         #[test]

@@ -15,6 +15,7 @@ const MAGIC_COOKIE: u32 = 0x2112_A442;
 const BINDING_REQUEST: u16 = 0x0001;
 const BINDING_RESPONSE: u16 = 0x0101;
 const CHANGE_REQUEST: u16 = 0x0003;
+const USERNAME: u16 = 0x0006;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 /// The flag of `CHANGE-REQUEST` that asks for an answer from the other port.
 const CHANGE_PORT: u32 = 0x2;
@@ -53,6 +54,22 @@ pub fn is_stun(datagram: &[u8]) -> bool {
         && header[4..8] == MAGIC_COOKIE.to_be_bytes()
         && length == body.len()
         && length % 4 == 0
+}
+
+/// The first half of the user name in a request that is an address check of WebRTC (RFC 8445, section 7.2.2): the one that
+/// the receiver gave itself.
+pub fn checked_user(datagram: &[u8]) -> Option<&str> {
+    let (header, body) = datagram.split_at_checked(HEADER_LEN).filter(|_| is_stun(datagram))?;
+    if header[..2] != BINDING_REQUEST.to_be_bytes() {
+        return None;
+    }
+    let name = str::from_utf8(attribute(body, USERNAME)?).ok()?;
+    name.split_once(':').map(|(receiver, _)| receiver)
+}
+
+/// Whether a datagram is DTLS (RFC 7983, section 7).
+pub fn is_dtls(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| (20..64).contains(first))
 }
 
 impl Message {

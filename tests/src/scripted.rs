@@ -1,6 +1,7 @@
 //! A peer that does exactly what a test tells it: it speaks to the relay and over QUIC, and lies where it is told to.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,10 +11,9 @@ use noq::{Connection, RecvStream, SendStream};
 use proxystore_endpoint::identity::Identity;
 use proxystore_endpoint::transport::quic::Quic;
 use proxystore_endpoint::transport::tls::{Expected, install_provider};
+use proxystore_endpoint::transport::webrtc::Desk;
 use proxystore_endpoint::transport::{relayed, socket};
-use proxystore_shared::description::{
-    Candidate, CandidateKind, IceCredentials, QuicPeer, SessionDescription, SessionId,
-};
+use proxystore_shared::description::{Candidate, CandidateKind, QuicPeer, SessionDescription, SessionId};
 use proxystore_shared::frame::{self, Answer, LENGTH_LEN, Request};
 use proxystore_shared::relay_message::{DescriptionKind, PeerConnection, Registration, RelayMessage};
 use proxystore_shared::{EndpointId, PublicKey};
@@ -55,7 +55,8 @@ impl ScriptedPeer {
         let key = identity.public_key();
         let socket = socket::open(Some(Ipv4Addr::LOCALHOST.into()), 0)?;
         let address = socket.local_addr()?;
-        let (quic, _stun) = Quic::new(socket, relayed::queues().0, identity)?;
+        let webrtc = Arc::new(Desk::new(socket.try_clone()?)?);
+        let (quic, _stun) = Quic::new(socket, relayed::queues().0, identity, webrtc)?;
         let (mut relay, _) = connect_async(relay).await?;
         let registration = Registration { name: "scripted".into(), uuid: id };
         relay.send(Message::text(RelayMessage::RelayRegistration(registration).encode())).await?;
@@ -84,9 +85,9 @@ impl ScriptedPeer {
         key: PublicKey,
     ) -> Result<()> {
         let candidates = vec![Candidate { address: self.address, kind: CandidateKind::Host }];
-        let description = SessionDescription { kind, quic: Some(QuicPeer { key, session }), candidates };
-        let ice = IceCredentials { ufrag: "abcd".into(), pwd: "0123456789012345678901".into() };
-        self.send(to, kind, description.encode(&ice)).await
+        let quic = Some(QuicPeer { key, session });
+        let description = SessionDescription { kind, quic, webrtc: None, candidates };
+        self.send(to, kind, description.encode()).await
     }
 
     /// Sends any description.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use proxystore_shared::description::{Candidate, CandidateKind, IceCredentials, SessionDescription};
+use proxystore_shared::description::{Candidate, CandidateKind, SessionDescription};
 use proxystore_shared::relay_message::{DescriptionKind, PeerConnection, RelayMessage, Response};
 use proxystore_shared::{EndpointId, PublicKey};
 use proxystore_tests::Site;
@@ -81,8 +81,7 @@ impl Liar {
 fn rewrite(mut message: PeerConnection, change: impl Fn(&mut SessionDescription)) -> PeerConnection {
     let mut description = SessionDescription::decode(&message.description).expect("an honest endpoint's");
     change(&mut description);
-    let ice = IceCredentials { ufrag: "abcd".into(), pwd: "0123456789012345678901".into() };
-    message.description = description.encode(&ice);
+    message.description = description.encode();
     message
 }
 
@@ -115,6 +114,14 @@ async fn a_swapped_key_is_refused_by_name() -> Result<()> {
     let (status, text) =
         told(move |message| rewrite(message, |it| it.quic.as_mut().expect("ours").key = key)).await?;
     assert!(status >= 500 && text.contains("not the one its id"), "{status}: {text}");
+    Ok(())
+}
+
+/// Then it looks like a Python endpoint's, which has no key to prove.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_left_out_is_missed() -> Result<()> {
+    let (status, text) = told(|message| rewrite(message, |it| it.quic = None)).await?;
+    assert!(status >= 500 && text.contains("stands for a key"), "{status}: {text}");
     Ok(())
 }
 

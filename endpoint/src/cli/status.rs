@@ -62,6 +62,8 @@ struct PeerAnswer {
     id: EndpointId,
     name: Option<String>,
     state: String,
+    #[serde(default)]
+    protocol: Option<String>,
     path: Option<String>,
     address: Option<String>,
     round_trip_ms: Option<f64>,
@@ -99,7 +101,8 @@ fn describe(status: &Value, peers: &Value) -> Result<String, serde_json::Error> 
     if peers.is_empty() {
         return Ok(facts);
     }
-    let header = ["PEER", "NAME", "STATE", "PATH", "ADDRESS", "ROUND TRIP", "SENT", "RECEIVED", "LOST"];
+    let header =
+        ["PEER", "NAME", "STATE", "PROTOCOL", "PATH", "ADDRESS", "ROUND TRIP", "SENT", "RECEIVED", "LOST"];
     let remarks: String = peers.iter().flat_map(remarks).collect();
     Ok(format!("{facts}\n\n{}{remarks}", table(header, peers.into_iter().map(peer_row))))
 }
@@ -167,12 +170,13 @@ fn display_relay(relay: &RelayAnswer) -> String {
     format!("{}{proxy}, {state}", relay.address)
 }
 
-fn peer_row(peer: PeerAnswer) -> [String; 9] {
+fn peer_row(peer: PeerAnswer) -> [String; 10] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     [
         peer.id.to_string(),
         or_dash(peer.name),
         peer.state,
+        or_dash(peer.protocol),
         or_dash(peer.path),
         or_dash(peer.address),
         or_dash(peer.round_trip_ms.map(|ms| format!("{ms:.1} ms"))),

@@ -76,8 +76,8 @@ pub async fn endpoint(State(app): State<SharedApp>) -> Json<EndpointAnswer> {
 )]
 pub async fn exists(State(app): State<SharedApp>, uri: Uri) -> Result<Json<ExistsAnswer>, PlainError> {
     let target = Target::from_query(&uri)?;
-    let known = app.endpoint.stat(&target.id, target.at).await.map_err(|error| app.failure(error))?;
-    Ok(Json(ExistsAnswer { exists: known.is_some() }))
+    let exists = app.endpoint.exists(&target.id, target.at).await.map_err(|error| app.failure(error))?;
+    Ok(Json(ExistsAnswer { exists }))
 }
 
 /// The bytes of an object.

@@ -11,20 +11,23 @@ use std::time::{Duration, Instant};
 
 use noq::Connection;
 use proxystore_shared::EndpointId;
-use proxystore_shared::description::{CandidateKind, SessionId};
+use proxystore_shared::description::{Candidate, CandidateKind, IceCredentials, SessionId};
 use proxystore_shared::relay_message::{DescriptionKind, PeerConnection};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
+use self::dials::{Dialled, Unreached};
+use super::any_session::AnySession;
 use super::context::Context;
-use super::negotiation::{Action, ConnectionId, Counterpart, Failure, Input, Negotiation};
+use super::negotiation::{Action, ConnectionId, Failure, Input, Negotiation};
 use super::session::Session;
 use super::status::PeerStatus;
-use super::{PeerError, paths, serve};
-use crate::transport::quic::{CloseCode, ConnectError};
+use super::{PeerError, paths, python, serve};
+use crate::transport::quic::CloseCode;
 use crate::transport::tls::proven_key;
+use crate::transport::webrtc;
 
 /// Between looks at idle and retired connections.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -36,7 +39,7 @@ const LINGER: Duration = Duration::from_secs(60);
 pub const COMMANDS: usize = 64;
 
 /// Where requests get their session.
-pub type Reply = oneshot::Sender<Result<Arc<Session>, PeerError>>;
+pub type Reply = oneshot::Sender<Result<AnySession, PeerError>>;
 
 /// What the task is asked to do.
 pub enum Command {
@@ -61,13 +64,15 @@ pub struct Actor {
     name: Option<String>,
     commands: mpsc::Receiver<Command>,
     negotiation: Negotiation,
-    sessions: HashMap<ConnectionId, Arc<Session>>,
+    sessions: HashMap<ConnectionId, AnySession>,
     retired: Vec<ConnectionId>,
     waiting: Vec<Reply>,
-    dials: JoinSet<Result<Connection, ConnectError>>,
+    dials: JoinSet<Result<Dialled, Unreached>>,
     dial_errors: Vec<String>,
     /// The peer's own addresses, as it last described them.
     hosts: Vec<SocketAddr>,
+    /// What the last description of ours said for WebRTC, and in which negotiation.
+    described: Option<(SessionId, IceCredentials)>,
     /// When the way through the relay was tried last, while that may still succeed.
     relay_dialled: Option<Instant>,
     last_error: Option<PeerError>,
@@ -82,7 +87,7 @@ impl Actor {
             negotiation.repeat_offers();
         }
         let known = context.acquaintances.meet(peer, Instant::now());
-        let hosts = known.as_ref().map(hosts_of).unwrap_or_default();
+        let hosts = known.as_ref().map(|known| hosts_of(&known.candidates)).unwrap_or_default();
         negotiation.remember(known);
         Self {
             context,
@@ -96,6 +101,7 @@ impl Actor {
             dials: JoinSet::new(),
             dial_errors: Vec::new(),
             hosts,
+            described: None,
             relay_dialled: None,
             last_error: None,
             last_work: Instant::now(),
@@ -166,7 +172,7 @@ impl Actor {
         self.waiting.push(reply);
     }
 
-    fn current(&self) -> Option<&Arc<Session>> {
+    fn current(&self) -> Option<&AnySession> {
         let id = self.negotiation.in_use()?;
         self.sessions.get(&id).filter(|session| !session.is_closed())
     }
@@ -198,6 +204,7 @@ impl Actor {
             }
             Action::SendAnswer(session) => self.describe(DescriptionKind::Answer, session),
             Action::Dial(counterpart) => self.dial(counterpart),
+            Action::ConnectPython(counterpart) => self.connect_python(counterpart),
             Action::Nominate(connection) => self.nominate(connection),
             Action::Use(connection) => self.adopt(connection),
             Action::Retire(connection) => self.retired.push(connection),
@@ -224,13 +231,20 @@ impl Actor {
         let session = Arc::new(Session::new(connection));
         session.set_hosts(self.hosts.iter().copied());
         let id = session.id();
-        self.sessions.insert(id, session.clone());
+        self.sessions.insert(id, AnySession::Ours(session.clone()));
         self.context.tasks.spawn(serve::run(self.context.clone(), self.peer, session));
         self.step(Input::Up(id));
     }
 
+    fn connected_python(&mut self, connection: webrtc::Connection) {
+        let session = python::task::start(&self.context, self.peer, connection);
+        let id = session.id();
+        self.sessions.insert(id, AnySession::Python(session));
+        self.step(Input::Up(id));
+    }
+
     fn nominate(&self, connection: ConnectionId) {
-        if let Some(session) = self.sessions.get(&connection) {
+        if let Some(AnySession::Ours(session)) = self.sessions.get(&connection) {
             self.context.tasks.spawn(serve::nominate(session.clone(), self.context.config.read_timeout()));
         }
     }
@@ -241,8 +255,14 @@ impl Actor {
             self.step(Input::Down(connection));
             return;
         };
-        info!(peer = %self.peer, name = self.name.as_deref().unwrap_or("?"), "session open");
-        self.context.tasks.spawn(paths::run(self.context.clone(), self.peer, session.clone()));
+        let name = self.name.as_deref().unwrap_or("?");
+        match session {
+            AnySession::Ours(session) => {
+                info!(peer = %self.peer, name, "session open");
+                self.context.tasks.spawn(paths::run(self.context.clone(), self.peer, session.clone()));
+            }
+            AnySession::Python(_) => info!(peer = %self.peer, name, "session with a Python endpoint open"),
+        }
         self.last_error = None;
         for reply in self.waiting.drain(..) {
             // The request may have given up.
@@ -252,13 +272,16 @@ impl Actor {
 
     fn fail(&mut self, failure: Failure) {
         self.stop_dialling();
+        let is_news = !matches!(failure, Failure::Held(_));
         let error = self.explain(failure);
         warn!(peer = %self.peer, %error, "no session");
         for reply in self.waiting.drain(..) {
             // The request may have given up.
             let _ = reply.send(Err(error.clone()));
         }
-        self.last_error = Some(error);
+        if is_news {
+            self.last_error = Some(error);
+        }
     }
 
     fn close(&mut self, connection: ConnectionId, code: CloseCode, reason: &str) {
@@ -268,7 +291,7 @@ impl Actor {
     }
 
     fn ended(&mut self, connection: ConnectionId) {
-        if let Some(session) = self.sessions.remove(&connection) {
+        if let Some(AnySession::Ours(session)) = self.sessions.remove(&connection) {
             debug!(peer = %self.peer, reason = ?session.connection().close_reason(), "connection ended");
         }
         self.retired.retain(|retired| *retired != connection);
@@ -278,7 +301,8 @@ impl Actor {
     fn housekeep(&mut self) {
         self.waiting.retain(|waiting| !waiting.is_closed());
         let idle_timeout = self.context.config.session_idle_timeout();
-        if let Some(session) = self.current().filter(|session| session.idle_for() > idle_timeout) {
+        let idle = |session: &&AnySession| session.activity().idle_for() > idle_timeout;
+        if let Some(session) = self.current().filter(|it| it.ends_when_idle()).filter(idle) {
             session.close(CloseCode::Idle, "nobody asked for anything");
         }
         let done: Vec<_> = self.retired.iter().copied().filter(|id| self.is_unused(*id)).collect();
@@ -288,7 +312,7 @@ impl Actor {
     }
 
     fn is_unused(&self, connection: ConnectionId) -> bool {
-        self.sessions.get(&connection).is_none_or(|session| session.idle_for() > HOUSEKEEPING)
+        self.sessions.get(&connection).is_none_or(|session| session.activity().idle_for() > HOUSEKEEPING)
     }
 }
 
@@ -300,7 +324,7 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-fn hosts_of(counterpart: &Counterpart) -> Vec<SocketAddr> {
-    let hosts = counterpart.candidates.iter().filter(|candidate| candidate.kind == CandidateKind::Host);
+fn hosts_of(candidates: &[Candidate]) -> Vec<SocketAddr> {
+    let hosts = candidates.iter().filter(|candidate| candidate.kind == CandidateKind::Host);
     hosts.map(|candidate| candidate.address).collect()
 }

@@ -13,17 +13,19 @@ use tokio_util::task::TaskTracker;
 
 use super::acquaintances::Acquaintances;
 use super::actor::Command;
+use super::any_session::AnySession;
 use super::cache::RemoteCache;
 use super::lead::Leads;
 use super::negotiation::Counterpart;
 use super::pins::Pins;
+use super::python::budget::Budget;
 use super::remote_object::OpenObjects;
-use super::session::Session;
 use crate::signaling::Signaling;
 use crate::storage::Storage;
 use crate::transport::addresses::LocalAddresses;
 use crate::transport::quic::Quic;
 use crate::transport::tls::Expected;
+use crate::transport::webrtc::Desk;
 
 /// The endpoint's means to have peers.
 pub struct Context {
@@ -37,6 +39,12 @@ pub struct Context {
     pub config: PeeringConfig,
     /// Connections.
     pub quic: Quic,
+    /// Connections with Python endpoints.
+    pub webrtc: Arc<Desk>,
+    /// Data channels that are opened towards a Python endpoint.
+    pub peer_channels: usize,
+    /// Memory for messages of Python endpoints.
+    pub python_budget: Budget,
     /// Where peers may find us.
     pub addresses: watch::Receiver<LocalAddresses>,
     /// The way to the relay.
@@ -54,7 +62,7 @@ pub struct Context {
     /// The task of each peer.
     pub actors: DashMap<EndpointId, mpsc::Sender<Command>>,
     /// The session that requests take to each peer, as its task has it.
-    pub sessions: DashMap<EndpointId, Arc<Session>>,
+    pub sessions: DashMap<EndpointId, AnySession>,
     /// Peers that have described themselves.
     pub acquaintances: Acquaintances,
     /// A peer has described itself.

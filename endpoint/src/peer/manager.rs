@@ -21,11 +21,14 @@ use tracing::{debug, info, warn};
 use super::PeerError;
 use super::acquaintances::Acquaintances;
 use super::actor::{Actor, COMMANDS, Command};
+use super::any_session::AnySession;
 use super::cache::RemoteCache;
 use super::context::Context;
 use super::lead::Leads;
 use super::negotiation::ConnectionId;
 use super::pins::Pins;
+use super::python::PythonPeer;
+use super::python::budget::Budget;
 use super::session::Session;
 use super::status::{CacheStatus, NetworkStatus, PeerStatus, RelayStatus};
 use crate::identity::Identity;
@@ -36,6 +39,7 @@ use crate::transport::mapping::PortMapper;
 use crate::transport::quic::{CloseCode, Quic};
 use crate::transport::relayed;
 use crate::transport::tls::proven_key;
+use crate::transport::webrtc::Desk;
 
 /// Peers at once. Clients choose whom to ask for, so there must be a bound; a task without work ends by itself.
 const MAX_PEERS: usize = 4096;
@@ -62,6 +66,10 @@ pub struct PeerOptions<'a> {
     pub relay: RelayLogin,
     /// Deadlines.
     pub config: PeeringConfig,
+    /// Data channels that are opened towards a Python endpoint.
+    pub peer_channels: usize,
+    /// STUN servers besides the relay, as `host:port`.
+    pub stun_servers: Vec<String>,
     /// The socket; see [`crate::transport::socket::open`].
     pub socket: UdpSocket,
     /// Where keys of peers are remembered.
@@ -85,7 +93,8 @@ impl PeerManager {
         let (signaling, outbox) = Signaling::new(&options.relay, relay_end);
         let local = options.socket.local_addr()?;
         let socket = options.socket.try_clone()?;
-        let (quic, stun) = Quic::new(options.socket, socket_end, options.identity.clone())?;
+        let webrtc = Arc::new(Desk::new(options.socket.try_clone()?)?);
+        let (quic, stun) = Quic::new(options.socket, socket_end, options.identity.clone(), webrtc.clone())?;
         let (mapper, forwarded) = PortMapper::new(local);
         let (finder, addresses) = Addresses::new(Means {
             local,
@@ -93,6 +102,7 @@ impl PeerManager {
             stun,
             configured: options.config.addresses.clone(),
             forwarded,
+            stun_servers: options.stun_servers,
             relay_host: signaling::host_of(&options.relay.address),
             offer: signaling.offer(),
         });
@@ -105,6 +115,9 @@ impl PeerManager {
             leads: Leads::default(),
             config: options.config,
             quic,
+            webrtc,
+            peer_channels: options.peer_channels,
+            python_budget: Budget::default(),
             addresses,
             signaling,
             pins: Pins::load(options.known_peers)?,
@@ -182,12 +195,36 @@ impl PeerManager {
         peers
     }
 
-    /// A session with `peer`, and not the one that just failed the caller.
+    /// A session with `peer`, which is of this project, and not the one that just failed the caller.
     pub(super) async fn session(
         &self,
         peer: EndpointId,
         instead_of: Option<ConnectionId>,
     ) -> Result<Arc<Session>, PeerError> {
+        match self.any_session(peer, instead_of).await? {
+            AnySession::Ours(session) => Ok(session),
+            AnySession::Python(_) => Err(PeerError::Lost("it is a Python endpoint now".into())),
+        }
+    }
+
+    /// The means to ask `peer`, if it is a Python endpoint.
+    pub(super) async fn python(&self, peer: EndpointId) -> Result<Option<PythonPeer>, PeerError> {
+        match self.any_session(peer, None).await? {
+            AnySession::Ours(_) => Ok(None),
+            AnySession::Python(session) => Ok(Some(PythonPeer {
+                id: peer,
+                session,
+                budget: self.context.python_budget.clone(),
+                limit: self.context.config.read_timeout(),
+            })),
+        }
+    }
+
+    async fn any_session(
+        &self,
+        peer: EndpointId,
+        instead_of: Option<ConnectionId>,
+    ) -> Result<AnySession, PeerError> {
         let open = self.context.sessions.get(&peer).map(|session| session.clone());
         if let Some(session) = open.filter(|open| Some(open.id()) != instead_of && !open.is_closed()) {
             return Ok(session);

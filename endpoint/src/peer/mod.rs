@@ -3,10 +3,12 @@
 //! [`manager`] finds the task of a peer ([`actor`]); the task comes to a connection with it by offer and answer
 //! ([`negotiation`]), which goes over the best path there is ([`paths`]); requests go out over it ([`requests`], [`upload`]) and are served from it ([`serve`]). What several readers want
 //! travels once ([`remote_object`], [`flights`]), the first of it at once ([`lead`]), and is kept for a while
-//! ([`cache`]).
+//! ([`cache`]). Peers that are Python endpoints speak another protocol ([`python`]).
 
 mod acquaintances;
+mod activity;
 mod actor;
+mod any_session;
 mod cache;
 mod context;
 pub mod error;
@@ -19,6 +21,7 @@ pub mod manager;
 mod negotiation;
 mod paths;
 mod pins;
+mod python;
 mod remote_object;
 mod requests;
 mod serve;

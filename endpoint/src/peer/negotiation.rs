@@ -10,12 +10,15 @@
 //! offer to accept a connection from whom it knows, and takes it when it is nominated. When both do so at once, the
 //! nomination by the smaller id stands. The offer waits for the relay meanwhile, and may arrive when all is settled.
 //!
+//! A Python endpoint answers an offer of ours, or makes one, for WebRTC; then there is one connection, made from both
+//! descriptions, which is in use as soon as it is up. Its offer stands whenever it comes: it does not give way.
+//!
 //! A negotiation may run beside a connection that is in use, when a request found that silent: the old connection
 //! serves until the new one is nominated.
 
 use std::time::{Duration, Instant};
 
-use proxystore_shared::description::{Candidate, SessionId};
+use proxystore_shared::description::{Candidate, SessionId, WebRtcPeer};
 use proxystore_shared::{EndpointId, PublicKey};
 
 use super::PeerError;
@@ -31,6 +34,10 @@ const REPEAT: Duration = Duration::from_secs(2);
 /// connection comes later: the peer had to find that silent for 750 ms, and to dial another.
 const CLASH: Duration = Duration::from_millis(750);
 
+/// A Python endpoint keeps its half of an attempt that failed for 30 s, and of a session that was lost for 36 s, and an offer
+/// that comes meanwhile can end it: after an attempt that failed, which took seconds itself, it gets none for so long.
+const PYTHON_HOLDS: Duration = Duration::from_secs(30);
+
 /// Names a connection within this process.
 pub type ConnectionId = usize;
 
@@ -44,6 +51,24 @@ enum Role {
 }
 
 /// What the other side said about itself, its identity already checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Described {
+    /// An endpoint of this project.
+    Ours(Counterpart),
+    /// A Python endpoint.
+    Python(PythonCounterpart),
+}
+
+/// A Python endpoint, by what it said about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PythonCounterpart {
+    /// What WebRTC needs to know.
+    pub webrtc: WebRtcPeer,
+    /// Where it may be reached.
+    pub candidates: Vec<Candidate>,
+}
+
+/// An endpoint of this project, by what it said about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counterpart {
     /// The key it must prove.
@@ -59,9 +84,9 @@ pub enum Input {
     /// negotiation.
     Wanted(SessionId),
     /// The peer made an offer.
-    Offer(SessionId, Counterpart),
+    Offer(SessionId, Described),
     /// The peer answered an offer.
-    Answer(SessionId, Counterpart),
+    Answer(SessionId, Described),
     /// The relay is out of reach: what was to be sent waits for it.
     Waiting,
     /// What was to be sent will never be.
@@ -89,6 +114,8 @@ pub enum Action {
     SendAnswer(SessionId),
     /// Dial every address.
     Dial(Counterpart),
+    /// Connect over WebRTC.
+    ConnectPython(PythonCounterpart),
     /// Tell the peer that this connection was chosen.
     Nominate(ConnectionId),
     /// Serve requests over this connection from now on.
@@ -108,6 +135,8 @@ pub enum Failure {
     Rejected(PeerError),
     /// Time ran out; how far it came.
     Timeout(Stage),
+    /// No attempt was made: a Python endpoint must not get an offer for so long.
+    Held(Duration),
 }
 
 /// How far a negotiation came.
@@ -126,6 +155,8 @@ pub enum Stage {
 #[derive(Debug)]
 struct Attempt {
     role: Role,
+    /// The peer turned out to be a Python endpoint.
+    python: bool,
     session: SessionId,
     deadline: Instant,
     /// When the offer is made again.
@@ -144,7 +175,7 @@ pub struct Negotiation {
     peer: EndpointId,
     timeout: Duration,
     repeats: bool,
-    /// What the peer said of itself last, whenever that was.
+    /// What the peer said of itself last, whenever that was, unless it is a Python endpoint.
     known: Option<Counterpart>,
     attempt: Option<Attempt>,
     /// The last offer that was answered. It may be made again.
@@ -157,6 +188,8 @@ pub struct Negotiation {
     unanswered: Option<(SessionId, Instant)>,
     /// Connections that were not chosen, and when they are to be closed.
     spare: Vec<(ConnectionId, Instant)>,
+    /// Until when a Python endpoint gets no offer.
+    held: Option<Instant>,
 }
 
 impl Negotiation {
@@ -174,6 +207,7 @@ impl Negotiation {
             chosen: None,
             unanswered: None,
             spare: Vec::new(),
+            held: None,
         }
     }
 
@@ -211,17 +245,22 @@ impl Negotiation {
 
     /// Takes one step.
     pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Action> {
-        if let Input::Offer(_, counterpart) | Input::Answer(_, counterpart) = &input {
-            self.known = Some(counterpart.clone());
+        if let Input::Offer(_, described) | Input::Answer(_, described) = &input {
+            self.known = match described {
+                Described::Ours(counterpart) => Some(counterpart.clone()),
+                Described::Python(_) => None,
+            };
+            self.repeats &= self.known.is_some();
+            self.held = None;
         }
         match input {
             Input::Wanted(session) => self.wanted(now, session),
-            Input::Offer(session, counterpart) => self.offer(now, session, counterpart),
-            Input::Answer(session, counterpart) => self.answer(session, counterpart),
+            Input::Offer(session, described) => self.offer(now, session, described),
+            Input::Answer(session, described) => self.answer(session, described),
             Input::Waiting => self.dial_known(),
-            Input::Unsent(error) => self.unsent(error),
-            Input::Rejected(error) => self.fail(Failure::Rejected(error)),
-            Input::Unreached => self.unreached(),
+            Input::Unsent(error) => self.unsent(now, error),
+            Input::Rejected(error) => self.fail(now, Failure::Rejected(error)),
+            Input::Unreached => self.unreached(now),
             Input::Up(connection) => self.up(now, connection),
             Input::Nominated(connection) => self.nominated(now, connection),
             Input::Down(connection) => self.down(connection),
@@ -233,6 +272,9 @@ impl Negotiation {
         if self.attempt.is_some() {
             return Vec::new();
         }
+        if let Some(left) = self.held.and_then(|held| held.checked_duration_since(now)) {
+            return vec![Action::Fail(Failure::Held(left))];
+        }
         self.begin(now, Role::Offerer, session, Stage::Unanswered);
         vec![Action::SendOffer(session)]
     }
@@ -242,7 +284,8 @@ impl Negotiation {
         // Whoever has described itself for QUIC is of this project.
         let repeats = self.repeats || self.known.is_some();
         let repeat = (repeats && role == Role::Offerer).then_some(now + REPEAT);
-        self.attempt = Some(Attempt { role, session, deadline, repeat, stage, unsent: None, up: Vec::new() });
+        let (python, unsent, up) = (false, None, Vec::new());
+        self.attempt = Some(Attempt { role, python, session, deadline, repeat, stage, unsent, up });
     }
 
     /// Dials the peer where it was last, once in an attempt.
@@ -253,32 +296,32 @@ impl Negotiation {
         vec![Action::Dial(known.clone())]
     }
 
-    fn unsent(&mut self, error: PeerError) -> Vec<Action> {
+    fn unsent(&mut self, now: Instant, error: PeerError) -> Vec<Action> {
         let actions = self.dial_known();
         match &mut self.attempt {
             Some(attempt) if attempt.stage != Stage::Unanswered => {
                 attempt.unsent = Some(error);
                 actions
             }
-            Some(_) => self.fail(Failure::Rejected(error)),
+            Some(_) => self.fail(now, Failure::Rejected(error)),
             None => actions,
         }
     }
 
-    fn unreached(&mut self) -> Vec<Action> {
+    fn unreached(&mut self, now: Instant) -> Vec<Action> {
         let attempt = self.attempt.as_mut().filter(|attempt| attempt.stage != Stage::Undecided);
         match attempt.and_then(|attempt| attempt.unsent.take()) {
-            Some(error) => self.fail(Failure::Rejected(error)),
+            Some(error) => self.fail(now, Failure::Rejected(error)),
             None => Vec::new(),
         }
     }
 
-    fn offer(&mut self, now: Instant, session: SessionId, counterpart: Counterpart) -> Vec<Action> {
+    fn offer(&mut self, now: Instant, session: SessionId, described: Described) -> Vec<Action> {
         if self.answered == Some(session) {
             return vec![Action::SendAnswer(session)];
         }
         let crossed = self.offered().is_some() || self.unanswered.is_some_and(|(_, until)| now < until);
-        if crossed && self.us < self.peer {
+        if crossed && self.us < self.peer && matches!(described, Described::Ours(_)) {
             return Vec::new();
         }
         let mut actions = self.abandon();
@@ -286,8 +329,20 @@ impl Negotiation {
         // The peer may have been started again since then: what it chooses from now on is its answer to ours.
         self.chosen = None;
         self.begin(now, Role::Answerer, session, Stage::Unreachable);
-        actions.extend([Action::SendAnswer(session), Action::Dial(counterpart)]);
+        actions.extend([Action::SendAnswer(session), self.connect(described)]);
         actions
+    }
+
+    fn connect(&mut self, described: Described) -> Action {
+        match described {
+            Described::Ours(counterpart) => Action::Dial(counterpart),
+            Described::Python(counterpart) => {
+                if let Some(attempt) = &mut self.attempt {
+                    attempt.python = true;
+                }
+                Action::ConnectPython(counterpart)
+            }
+        }
     }
 
     /// Connections of an attempt that is overtaken by a newer offer.
@@ -296,7 +351,7 @@ impl Negotiation {
         up.into_iter().map(Action::Close).collect()
     }
 
-    fn answer(&mut self, session: SessionId, counterpart: Counterpart) -> Vec<Action> {
+    fn answer(&mut self, session: SessionId, described: Described) -> Vec<Action> {
         let late = self.unanswered.take_if(|(unanswered, _)| *unanswered == session).is_some();
         if self.offered() != Some(session) {
             // The peer may have had our choice before our offer, and wait for another one.
@@ -306,11 +361,12 @@ impl Negotiation {
             attempt.stage = Stage::Unreachable;
             attempt.repeat = None;
         }
-        vec![Action::Dial(counterpart)]
+        vec![self.connect(described)]
     }
 
     fn up(&mut self, now: Instant, connection: ConnectionId) -> Vec<Action> {
         match &mut self.attempt {
+            Some(attempt) if attempt.python => self.choose(now, connection),
             Some(attempt) if attempt.role == Role::Answerer => {
                 attempt.stage = Stage::Undecided;
                 attempt.up.push(connection);
@@ -392,12 +448,15 @@ impl Negotiation {
         if let Some(attempt) = self.attempt.as_mut().filter(|attempt| now >= attempt.deadline) {
             let unsent = attempt.unsent.take().map(Failure::Rejected);
             let failure = unsent.unwrap_or(Failure::Timeout(attempt.stage));
-            actions.extend(self.fail(failure));
+            actions.extend(self.fail(now, failure));
         }
         actions
     }
 
-    fn fail(&mut self, failure: Failure) -> Vec<Action> {
+    fn fail(&mut self, now: Instant, failure: Failure) -> Vec<Action> {
+        if self.attempt.as_ref().is_some_and(|attempt| attempt.python) {
+            self.held = Some(now + PYTHON_HOLDS);
+        }
         let mut actions = self.abandon();
         actions.push(Action::Fail(failure));
         actions

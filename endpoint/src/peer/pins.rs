@@ -40,6 +40,25 @@ pub enum IdentityMismatch {
         /// Where the record is.
         file: PathBuf,
     },
+    /// The id stands for a key, and the peer shows none.
+    #[error(
+        "peer {0} describes itself as a Python endpoint, but its id stands for a key, which Python endpoints do not have: \
+         the relay, or somebody on it, is lying; a Python endpoint needs an id of its own"
+    )]
+    CertifiedWithoutKey(EndpointId),
+    /// A key was pinned, and the peer shows none.
+    #[error(
+        "peer {id} describes itself as a Python endpoint, but has proven key {pinned} before; if its operator went \
+         back to Python ProxyStore, remove the line of this id from {file}"
+    )]
+    KeyGone {
+        /// The peer.
+        id: EndpointId,
+        /// The key on record.
+        pinned: PublicKey,
+        /// Where the record is.
+        file: PathBuf,
+    },
 }
 
 /// The pinned keys.
@@ -72,6 +91,17 @@ impl Pins {
                 Err(IdentityMismatch::Changed { id, pinned: *pinned, key, file: self.file.clone() })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether `id` may be a peer without a key, as Python endpoints are.
+    pub fn check_keyless(&self, id: EndpointId) -> Result<(), IdentityMismatch> {
+        if id.is_certified() {
+            return Err(IdentityMismatch::CertifiedWithoutKey(id));
+        }
+        match self.pinned(id) {
+            Some(pinned) => Err(IdentityMismatch::KeyGone { id, pinned, file: self.file.clone() }),
+            None => Ok(()),
         }
     }
 

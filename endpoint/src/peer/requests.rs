@@ -36,6 +36,9 @@ impl PeerManager {
         id: &ObjectId,
         options: GetOptions,
     ) -> Result<GetOutcome, PeerError> {
+        if let Some(python) = self.python(peer).await? {
+            return python.get(id, options).await;
+        }
         let GetOptions { range, if_none_match } = options;
         let cache = &self.context.cache;
         let kept = if if_none_match.is_none() { cache.part(peer, id, range) } else { None };
@@ -128,25 +131,42 @@ impl PeerManager {
 
     /// What is known of an object of `peer`.
     pub async fn stat(&self, peer: EndpointId, id: &ObjectId) -> Result<Option<ObjectMeta>, RequestError> {
-        let request = Request::Stat { object_id: id.clone() };
-        let reply = self.ask(peer, &request, &[], true).await;
-        let known = reply.and_then(|reply| match reply.answer {
-            Answer::Known { meta } => Ok(Some(meta)),
-            Answer::Missing => Ok(None),
-            other => Err(unexpected("stat", &other)),
-        });
-        known.map_err(|error| RequestError::Peer { peer, error })
+        let asking = async {
+            if let Some(python) = self.python(peer).await? {
+                return python.stat(id).await;
+            }
+            let request = Request::Stat { object_id: id.clone() };
+            match self.ask(peer, &request, &[], true).await?.answer {
+                Answer::Known { meta } => Ok(Some(meta)),
+                Answer::Missing => Ok(None),
+                other => Err(unexpected("stat", &other)),
+            }
+        };
+        asking.await.map_err(|error| RequestError::Peer { peer, error })
+    }
+
+    /// Whether `peer` has an object.
+    pub async fn exists(&self, peer: EndpointId, id: &ObjectId) -> Result<bool, RequestError> {
+        let failed = |error| RequestError::Peer { peer, error };
+        match self.python(peer).await.map_err(failed)? {
+            Some(python) => python.exists(id).await.map_err(failed),
+            None => Ok(self.stat(peer, id).await?.is_some()),
+        }
     }
 
     /// Has `peer` forget an object; tells whether it was there.
     pub async fn evict(&self, peer: EndpointId, id: &ObjectId) -> Result<bool, RequestError> {
-        let request = Request::Evict { object_id: id.clone() };
-        let reply = self.ask(peer, &request, &[], true).await;
-        let evicted = reply.and_then(|reply| match reply.answer {
-            Answer::Evicted { existed } => Ok(existed),
-            other => Err(unexpected("evict", &other)),
-        });
-        evicted.map_err(|error| RequestError::Peer { peer, error })
+        let asking = async {
+            if let Some(python) = self.python(peer).await? {
+                return python.evict(id).await;
+            }
+            let request = Request::Evict { object_id: id.clone() };
+            match self.ask(peer, &request, &[], true).await?.answer {
+                Answer::Evicted { existed } => Ok(existed),
+                other => Err(unexpected("evict", &other)),
+            }
+        };
+        asking.await.map_err(|error| RequestError::Peer { peer, error })
     }
 }
 

@@ -81,7 +81,21 @@ enum ServeError {
 
 impl From<StorageError> for ServeError {
     fn from(error: StorageError) -> Self {
-        let reason = match &error {
+        RequestError::from(error).into()
+    }
+}
+
+impl From<RequestError> for ServeError {
+    fn from(error: RequestError) -> Self {
+        let (reason, message) = refusal(error);
+        Self::Refused(reason, message)
+    }
+}
+
+/// What a peer is told of a request that failed here.
+pub(super) fn refusal(error: RequestError) -> (Refusal, String) {
+    let reason = match &error {
+        RequestError::Storage(error) => match error {
             StorageError::TooLarge { .. } => Refusal::TooLarge,
             StorageError::Full { .. } => Refusal::Full,
             StorageError::Exists => Refusal::Exists,
@@ -90,26 +104,13 @@ impl From<StorageError> for ServeError {
             // The system's words name paths of this host, which are nobody else's business.
             StorageError::Io(_) => {
                 warn!(%error, "storage failed a peer's request");
-                return Self::Refused(
-                    Refusal::Internal,
-                    "the peer's storage failed; its log says why".into(),
-                );
+                return (Refusal::Internal, "the peer's storage failed; its log says why".into());
             }
-        };
-        Self::Refused(reason, error.to_string())
-    }
-}
-
-impl From<RequestError> for ServeError {
-    fn from(error: RequestError) -> Self {
-        match error {
-            RequestError::Storage(error) => error.into(),
-            RequestError::Range { .. } => Self::Refused(Refusal::Range, error.to_string()),
-            RequestError::Upload(_) | RequestError::Peer { .. } => {
-                Self::Refused(Refusal::Internal, error.to_string())
-            }
-        }
-    }
+        },
+        RequestError::Range { .. } => Refusal::Range,
+        RequestError::Upload(_) | RequestError::Peer { .. } => Refusal::Internal,
+    };
+    (reason, error.to_string())
 }
 
 fn invalid(message: impl Into<String>) -> ServeError {

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use noq::{Connection, ConnectionStats, PathId};
 
+use super::activity::Activity;
 use super::negotiation::ConnectionId;
 use super::status::PathKind;
 use crate::transport::quic::CloseCode;
@@ -15,7 +16,7 @@ use crate::transport::quic::CloseCode;
 #[derive(Debug)]
 pub struct Session {
     connection: Connection,
-    activity: Mutex<Activity>,
+    activity: Activity,
     /// Written by [`super::paths`].
     path: Mutex<PathView>,
     /// The peer's own addresses, as far as it has told them.
@@ -35,20 +36,13 @@ pub struct PathView {
     pub round_trip: Duration,
 }
 
-#[derive(Debug)]
-struct Activity {
-    /// Requests under way, either direction.
-    running: usize,
-    last_end: Instant,
-}
-
 impl Session {
     /// Wraps a connection after its handshake.
     pub fn new(connection: Connection) -> Self {
-        let activity = Activity { running: 0, last_end: Instant::now() };
         let round_trip = connection.rtt(PathId::ZERO).unwrap_or_default();
         let path = PathView { id: PathId::ZERO, kind: PathKind::Direct, address: None, round_trip };
-        Self { connection, activity: Mutex::new(activity), path: Mutex::new(path), hosts: Mutex::default() }
+        let activity = Activity::default();
+        Self { connection, activity, path: Mutex::new(path), hosts: Mutex::default() }
     }
 
     /// Names the connection within this process.
@@ -107,25 +101,13 @@ impl Session {
 
     /// Counts a request as running until the guard is dropped.
     pub fn busy(self: &Arc<Self>) -> Busy {
-        self.with(|activity| activity.running += 1);
+        self.activity.begin();
         Busy(self.clone())
     }
 
-    /// How long no request has been running; zero while one is.
-    pub fn idle_for(&self) -> Duration {
-        self.with(|activity| match activity.running {
-            0 => activity.last_end.elapsed(),
-            _ => Duration::ZERO,
-        })
-    }
-
-    /// Requests under way.
-    pub fn running(&self) -> usize {
-        self.with(|activity| activity.running)
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut Activity) -> T) -> T {
-        act(&mut lock(&self.activity))
+    /// How busy it is.
+    pub fn activity(&self) -> &Activity {
+        &self.activity
     }
 }
 
@@ -146,9 +128,6 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.with(|activity| {
-            activity.running -= 1;
-            activity.last_end = Instant::now();
-        });
+        self.0.activity.end();
     }
 }

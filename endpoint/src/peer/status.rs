@@ -15,6 +15,8 @@ pub struct PeerStatus {
     pub name: Option<String>,
     /// Whether there is a session.
     pub state: PeerState,
+    /// What the session speaks: a Python endpoint is reached over WebRTC.
+    pub protocol: Option<Protocol>,
     /// What the session's data goes through.
     pub path: Option<PathKind>,
     /// The peer's UDP address in use; none while the data goes through the relay.
@@ -25,7 +27,7 @@ pub struct PeerStatus {
     pub sent_bytes: u64,
     /// UDP bytes received in this session.
     pub received_bytes: u64,
-    /// Packets found lost in this session.
+    /// Packets found lost in this session; not known over WebRTC, and then 0.
     pub lost_packets: u64,
     /// Requests under way, either direction.
     pub running_requests: u64,
@@ -33,6 +35,16 @@ pub struct PeerStatus {
     pub why_not_direct: Option<String>,
     /// Why the last attempt to open a session failed.
     pub last_error: Option<String>,
+}
+
+/// What a session speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// With an endpoint of this project.
+    Quic,
+    /// With a Python endpoint.
+    WebRtc,
 }
 
 /// What the data between two endpoints goes through.

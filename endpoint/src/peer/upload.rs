@@ -1,6 +1,5 @@
 //! Stores an object at a peer while it arrives from a client, without ever holding all of it.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::requests::unexpected;
 use super::session::Session;
 use super::wire::{self, receive_header, send_header};
 use crate::endpoint::{Incoming, PutOptions, RequestError};
+use crate::local::check_arrived;
 use crate::memory::GROUPS;
 use crate::piece::Piece;
 
@@ -54,7 +54,7 @@ impl Groups {
                 return Ok(Some(group));
             }
             let Some(frame) = self.body.try_next().await.map_err(RequestError::Upload)? else {
-                self.check_arrived()?;
+                check_arrived(self.announced, self.arrived)?;
                 return Ok(self.filling.take().map(Piece::into_bytes));
             };
             self.arrived += frame.len() as u64;
@@ -91,16 +91,6 @@ impl Groups {
         self.put_back = self.next().await?;
         Ok(self.put_back.is_none())
     }
-
-    fn check_arrived(&self) -> Result<(), RequestError> {
-        match self.announced {
-            Some(size) if size != self.arrived => {
-                let message = format!("{} of {size} bytes arrived", self.arrived);
-                Err(RequestError::Upload(io::Error::new(io::ErrorKind::UnexpectedEof, message)))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 impl PeerManager {
@@ -113,6 +103,9 @@ impl PeerManager {
         body: Incoming,
     ) -> Result<ObjectMeta, RequestError> {
         let failed = |error| RequestError::Peer { peer, error };
+        if let Some(python) = self.python(peer).await.map_err(failed)? {
+            return python.put(id, options, body).await;
+        }
         let mut groups = Groups::new(body, options.size);
         let first = groups.next().await?.unwrap_or_default();
         if groups.is_at_end().await? {

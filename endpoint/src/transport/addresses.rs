@@ -1,10 +1,12 @@
 //! Where peers may find this endpoint, kept up to date: the addresses of its interfaces, those that its configuration
-//! names or a router forwards from, and those that the relay sees its socket at.
+//! names or a router forwards from, and those that the relay, and STUN servers that it names, see its socket at.
 //!
 //! One task owns the list and publishes it. Nothing waits for it: sessions are opened with what is known, and told of
 //! what becomes known later.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -77,6 +79,8 @@ pub struct Means {
     pub configured: Vec<SocketAddr>,
     /// The address from which a router forwards to us.
     pub forwarded: watch::Receiver<Option<SocketAddr>>,
+    /// STUN servers, as `host:port`.
+    pub stun_servers: Vec<String>,
     /// The relay's host.
     pub relay_host: Option<String>,
     /// What the relay offers.
@@ -123,13 +127,18 @@ impl Addresses {
         }
     }
 
-    /// Asks every UDP port of the relay, in both address families.
+    /// Asks every UDP port of the relay, and every STUN server, in both address families.
     async fn ask(&mut self) {
-        let Some(host) = self.means.relay_host.clone() else { return };
         let ports = self.means.offer.borrow_and_update().udp_ports.clone();
-        let ips = if ports.is_empty() { Vec::new() } else { resolve(&host).await };
-        let at = |ip: IpAddr| ports.iter().map(move |port| SocketAddr::new(ip, *port));
-        let servers: Vec<SocketAddr> = ips.into_iter().flat_map(at).collect();
+        let mut servers = Vec::new();
+        if let Some(host) = self.means.relay_host.as_deref().filter(|_| !ports.is_empty()) {
+            for address in resolve(host).await {
+                servers.extend(ports.iter().map(|port| SocketAddr::new(address, *port)));
+            }
+        }
+        for server in &self.means.stun_servers {
+            servers.extend(resolve_socket(server).await);
+        }
         self.settled.retain(|server, _| servers.contains(server));
         self.client = StunClient::default();
         for server in servers {
@@ -183,15 +192,27 @@ fn every(period: Duration) -> Interval {
 
 /// One address of each family.
 pub(crate) async fn resolve(host: &str) -> Vec<IpAddr> {
-    let found = match timeout(LOOKUP_LIMIT, lookup_host((host, 0))).await {
-        Ok(Ok(found)) => found.map(|address| address.ip()).collect::<Vec<_>>(),
+    first_of_each_family(host, lookup_host((host, 0))).await.into_iter().map(|address| address.ip()).collect()
+}
+
+/// The same for `host:port`.
+async fn resolve_socket(server: &str) -> Vec<SocketAddr> {
+    first_of_each_family(server, lookup_host(server)).await
+}
+
+async fn first_of_each_family(
+    name: &str,
+    lookup: impl Future<Output = io::Result<impl Iterator<Item = SocketAddr>>>,
+) -> Vec<SocketAddr> {
+    let found = match timeout(LOOKUP_LIMIT, lookup).await {
+        Ok(Ok(found)) => found.collect::<Vec<_>>(),
         Ok(Err(error)) => {
-            debug!(host, %error, "the relay's name leads to no address");
+            debug!(name, %error, "a name leads to no address");
             return Vec::new();
         }
         Err(_) => return Vec::new(),
     };
-    let first = |ipv4| found.iter().copied().find(|ip| ip.is_ipv4() == ipv4);
+    let first = |ipv4| found.iter().copied().find(|address| address.is_ipv4() == ipv4);
     [first(true), first(false)].into_iter().flatten().collect()
 }
 

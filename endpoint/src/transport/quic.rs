@@ -20,6 +20,7 @@ use super::congestion;
 use super::relayed::{self, SocketEnd};
 use super::shared_socket::{SharedSocket, StunArrival, mapped};
 use super::tls::{self, Expected};
+use super::webrtc::Desk;
 use crate::identity::Identity;
 
 /// Largest UDP payload probed for. Ten segments of it, the batch handed to the kernel at once, stay under 64 KiB;
@@ -110,18 +111,19 @@ pub struct Quic {
 
 impl Quic {
     /// Takes the socket over, and joins it with the way through the relay. What of STUN arrives is handed to the
-    /// receiver. Must be called within a tokio runtime.
+    /// receiver, and with DTLS to `webrtc`. Must be called within a tokio runtime.
     pub fn new(
         socket: UdpSocket,
         relay: SocketEnd,
         identity: Identity,
+        webrtc: Arc<Desk>,
     ) -> io::Result<(Self, mpsc::Receiver<StunArrival>)> {
         let transport = Arc::new(transport_config());
         let crypto = QuicServerConfig::try_from(tls::server_config(&identity).map_err(io::Error::other)?);
         let mut server = ServerConfig::with_crypto(Arc::new(crypto.map_err(io::Error::other)?));
         server.transport_config(transport.clone()).max_incoming(MAX_INCOMING);
         let (stun, stun_arrivals) = mpsc::channel(STUN_QUEUE);
-        let socket = SharedSocket::new(TokioRuntime.wrap_udp_socket(socket)?, relay, stun)?;
+        let socket = SharedSocket::new(TokioRuntime.wrap_udp_socket(socket)?, relay, stun, webrtc)?;
         let config = endpoint_config(&identity)?;
         let runtime = Arc::new(TokioRuntime);
         let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), Box::new(socket), runtime)?;

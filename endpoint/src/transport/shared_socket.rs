@@ -1,13 +1,14 @@
-//! The socket that QUIC runs on: the UDP socket and the relay as one, with STUN taken out.
+//! The socket that QUIC runs on: the UDP socket and the relay as one, with STUN and DTLS taken out.
 //!
 //! QUIC sees IPv6 addresses only. IPv4 ones appear in their mapped form whether or not the UDP socket is one for both
-//! families, and peers that are reached through the relay as [`relayed::address_of`] them. What is STUN is told from
-//! what is QUIC by its first bytes (RFC 7983, RFC 9443), also within the runs of datagrams that the kernel coalesces.
+//! families, and peers that are reached through the relay as [`relayed::address_of`] them. STUN and DTLS are told from QUIC by
+//! their first bytes (RFC 7983, RFC 9443), also within the runs of datagrams that the kernel coalesces.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use noq::udp::{EcnCodepoint, RecvMeta, Transmit};
@@ -16,6 +17,7 @@ use proxystore_shared::stun;
 use tokio::sync::mpsc;
 
 use super::relayed::{self, Arrival, Outlet, SocketEnd};
+use super::webrtc::Desk;
 
 /// A STUN message and its sender.
 pub type StunArrival = (SocketAddr, Vec<u8>);
@@ -30,18 +32,21 @@ pub struct SharedSocket {
     /// What did not fit into the buffers of the last call.
     left_over: Option<Arrival>,
     stun: mpsc::Sender<StunArrival>,
+    webrtc: Arc<Desk>,
     relay_first: bool,
 }
 
 impl SharedSocket {
-    /// Joins the two; STUN goes to `stun`, or nowhere if that is full.
+    /// Joins the two. DTLS goes to `webrtc`, and STUN of its connections; other STUN goes to `stun`, or
+    /// nowhere if that is full.
     pub fn new(
         udp: Box<dyn AsyncUdpSocket>,
         relay: SocketEnd,
         stun: mpsc::Sender<StunArrival>,
+        webrtc: Arc<Desk>,
     ) -> io::Result<Self> {
         let ipv4_only = udp.local_addr()?.is_ipv4();
-        Ok(Self { udp, ipv4_only, relay, left_over: None, stun, relay_first: false })
+        Ok(Self { udp, ipv4_only, relay, left_over: None, stun, webrtc, relay_first: false })
     }
 
     fn poll_udp(
@@ -57,7 +62,7 @@ impl SharedSocket {
             };
             let mut kept = 0;
             for index in 0..received {
-                self.take_stun(&mut buffers[index], &mut meta[index]);
+                self.take_others(&mut buffers[index], &mut meta[index]);
                 if meta[index].len > 0 {
                     buffers.swap(kept, index);
                     meta.swap(kept, index);
@@ -72,17 +77,14 @@ impl SharedSocket {
         }
     }
 
-    /// Takes STUN out of one run of datagrams; the rest moves together.
-    fn take_stun(&self, buffer: &mut [u8], meta: &mut RecvMeta) {
+    /// Takes what is not QUIC out of one run of datagrams; the rest moves together.
+    fn take_others(&self, buffer: &mut [u8], meta: &mut RecvMeta) {
         let stride = meta.stride.max(1);
         let mut kept = 0;
         let mut start = 0;
         while start < meta.len {
             let end = (start + stride).min(meta.len);
-            if stun::is_stun(&buffer[start..end]) {
-                // Its sender asks again.
-                let _ = self.stun.try_send((canonical(meta.addr), buffer[start..end].to_vec()));
-            } else {
+            if !self.take(&buffer[start..end], meta) {
                 if kept < start {
                     buffer.copy_within(start..end, kept);
                 }
@@ -91,6 +93,21 @@ impl SharedSocket {
             start = end;
         }
         meta.len = kept;
+    }
+
+    /// Whether a datagram is not for QUIC.
+    fn take(&self, datagram: &[u8], meta: &RecvMeta) -> bool {
+        let is_stun = stun::is_stun(datagram);
+        if !is_stun && !stun::is_dtls(datagram) {
+            return false;
+        }
+        let from = canonical(meta.addr);
+        let taken = self.webrtc.deliver(from, meta.dst_ip.map(|ip| ip.to_canonical()), datagram);
+        if is_stun && !taken {
+            // Its sender asks again.
+            let _ = self.stun.try_send((from, datagram.to_vec()));
+        }
+        true
     }
 
     fn poll_relay(
@@ -235,6 +252,7 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::net::UdpSocket;
     use std::task::Waker;
 
     use bytes::Bytes;
@@ -284,7 +302,8 @@ mod tests {
         relay.set_open(true);
         let (sender, stun) = mpsc::channel(4);
         let udp = Box::new(Canned(received.into_iter().collect()));
-        Rig { socket: SharedSocket::new(udp, end, sender).unwrap(), relay, stun }
+        let webrtc = Arc::new(Desk::new(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap());
+        Rig { socket: SharedSocket::new(udp, end, sender, webrtc).unwrap(), relay, stun }
     }
 
     /// What one call gives: the sender, the bytes, the length of one datagram.
@@ -317,6 +336,14 @@ mod tests {
         let received = receive(&mut rig.socket, 2000);
         assert_eq!(received.len(), 1, "the queue for STUN is full, and QUIC still arrives");
         assert_eq!(received[0].1, [0x40; 9]);
+    }
+
+    #[test]
+    fn dtls_is_not_for_quic() {
+        let mut rig = rig([([vec![22; 7], vec![0x41; 7], vec![63; 7]].concat(), 7)]);
+        let received = receive(&mut rig.socket, 2000);
+        assert_eq!(received.iter().map(|(_, bytes, _)| bytes.clone()).collect::<Vec<_>>(), [vec![0x41; 7]]);
+        assert!(rig.stun.try_recv().is_err());
     }
 
     #[test]

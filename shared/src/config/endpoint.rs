@@ -17,6 +17,12 @@ use crate::directory::CONFIG_FILE;
 /// Python's default for `max_object_size`.
 pub const DEFAULT_MAX_OBJECT_SIZE: u64 = 100_000_000;
 
+/// Most data channels between two endpoints. More than a few make nothing faster.
+pub const MAX_PEER_CHANNELS: u32 = 256;
+
+/// Port of a STUN server that names none (RFC 7064).
+const STUN_PORT: u16 = 3478;
+
 /// Default of [`PeeringConfig::cache_size`]: two of the largest objects that are accepted by default, and a part of
 /// memory that a host on which a site's programs run can spare.
 pub const DEFAULT_CACHE_SIZE: u64 = 256_000_000;
@@ -77,10 +83,11 @@ pub struct RelayClientConfig {
     pub address: Option<String>,
     /// Credentials for the relay.
     pub auth: RelayClientAuth,
-    /// STUN and TURN servers, for peers that need ICE. Absent: Python's default; empty: none.
+    /// STUN servers that are asked for this endpoint's public address besides the relay; absent or empty: none. Python
+    /// asks one of Google's when this is absent. TURN servers are for Python endpoints only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ice_servers: Option<Vec<IceServer>>,
-    /// Data channels towards a Python peer.
+    /// Data channels that are opened towards a Python endpoint, 1 to [`MAX_PEER_CHANNELS`].
     pub peer_channels: u32,
     /// Whether the relay's certificate is checked.
     pub verify_certificate: bool,
@@ -135,6 +142,31 @@ impl std::fmt::Debug for IceServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("IceServer").field("urls", &self.urls).finish_non_exhaustive()
     }
+}
+
+impl RelayClientConfig {
+    /// The STUN servers as `host:port`, and the URLs of servers that are not asked.
+    pub fn stun_servers(&self) -> (Vec<String>, Vec<String>) {
+        let servers = self.ice_servers.iter().flatten();
+        let urls = servers.flat_map(|server| match &server.urls {
+            OneOrMany::One(url) => std::slice::from_ref(url),
+            OneOrMany::Many(urls) => urls.as_slice(),
+        });
+        let (mut asked, mut others) = (Vec::new(), Vec::new());
+        for url in urls {
+            match url.strip_prefix("stun:") {
+                Some(server) => asked.push(with_port(server)),
+                None => others.push(url.clone()),
+            }
+        }
+        (asked, others)
+    }
+}
+
+/// `host`, `host:port`, `[IPv6]` or `[IPv6]:port`, with the port.
+fn with_port(server: &str) -> String {
+    let after_host = server.rsplit_once(']').map_or(server, |(_, rest)| rest);
+    if after_host.contains(':') { server.to_owned() } else { format!("{server}:{STUN_PORT}") }
 }
 
 /// Python accepts a string or a list of strings.
@@ -287,8 +319,8 @@ impl EndpointConfig {
         {
             return invalid("relay.address", format!("{address:?} does not start with ws:// or wss://"));
         }
-        if self.relay.peer_channels == 0 {
-            return invalid("relay.peer_channels", "must be at least 1".into());
+        if !(1..=MAX_PEER_CHANNELS).contains(&self.relay.peer_channels) {
+            return invalid("relay.peer_channels", format!("must be in 1 to {MAX_PEER_CHANNELS}"));
         }
         if let Some(method) = &self.relay.auth.method
             && method != "globus"

@@ -1,14 +1,20 @@
 //! What comes from the relay and goes there: offers, answers and errors.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Instant;
 
-use proxystore_shared::description::{IceCredentials, QuicPeer, SessionDescription, SessionId};
+use proxystore_shared::PublicKey;
+use proxystore_shared::description::{
+    Candidate, IceCredentials, QuicPeer, SessionDescription, SessionId, Setup, WebRtcPeer,
+};
 use proxystore_shared::relay_message::{DescriptionKind, PeerConnection};
 use tracing::{debug, warn};
 
 use super::{Actor, hosts_of};
 use crate::peer::PeerError;
-use crate::peer::negotiation::{Counterpart, Input};
+use crate::peer::any_session::AnySession;
+use crate::peer::negotiation::{Counterpart, Described, Input, PythonCounterpart};
+use crate::peer::pins::IdentityMismatch;
 
 impl Actor {
     pub(super) fn read_message(&mut self, message: PeerConnection) {
@@ -33,30 +39,57 @@ impl Actor {
         let description = SessionDescription::decode(&message.description).map_err(|error| {
             PeerError::Unsupported(format!("the peer's {} is unusable: {error}", message.description_type))
         })?;
-        let quic = description.quic.ok_or_else(|| {
-            let kind = message.description_type;
-            PeerError::Unsupported(format!(
-                "the peer's {kind} is for WebRTC only, as Python endpoints make them; this version speaks QUIC only"
-            ))
-        })?;
-        self.context
-            .pins
-            .check(self.peer, quic.key)
-            .map_err(|error| PeerError::Identity(error.to_string()))?;
-        let candidates = description.candidates;
-        let counterpart = Counterpart { key: quic.key, candidates };
-        self.context.introduce(self.peer, counterpart.clone());
+        let (session, described) = match (description.quic, description.webrtc) {
+            (Some(quic), _) => {
+                (Some(quic.session), Described::Ours(self.ours(quic.key, description.candidates)?))
+            }
+            (None, Some(webrtc)) => {
+                self.context.pins.check_keyless(self.peer).map_err(identity)?;
+                let session = self.session_of(message.description_type, &webrtc);
+                let candidates = description.candidates;
+                (session, Described::Python(PythonCounterpart { webrtc, candidates }))
+            }
+            (None, None) => {
+                let kind = message.description_type;
+                let why = format!("the peer's {kind} is neither for QUIC nor for WebRTC with data channels");
+                return Err(PeerError::Unsupported(why));
+            }
+        };
+        let Some(session) = session else { return Ok(None) };
         Ok(Some(match message.description_type {
-            DescriptionKind::Offer => Input::Offer(quic.session, counterpart),
-            DescriptionKind::Answer => Input::Answer(quic.session, counterpart),
+            DescriptionKind::Offer => Input::Offer(session, described),
+            DescriptionKind::Answer => Input::Answer(session, described),
         }))
+    }
+
+    fn ours(&self, key: PublicKey, candidates: Vec<Candidate>) -> Result<Counterpart, PeerError> {
+        self.context.pins.check(self.peer, key).map_err(identity)?;
+        let counterpart = Counterpart { key, candidates };
+        self.context.introduce(self.peer, counterpart.clone());
+        Ok(counterpart)
+    }
+
+    /// Python's descriptions do not say to which negotiation they belong: an answer is to the offer that is out, if
+    /// one is, and an offer is told from another by its user name and password.
+    fn session_of(&self, kind: DescriptionKind, webrtc: &WebRtcPeer) -> Option<SessionId> {
+        if kind == DescriptionKind::Answer {
+            return self.negotiation.offered();
+        }
+        let mut hasher = DefaultHasher::new();
+        (&webrtc.ice.ufrag, &webrtc.ice.pwd).hash(&mut hasher);
+        Some(SessionId(hasher.finish()))
     }
 
     fn learn_hosts(&mut self, input: &Input) {
         let (Input::Offer(_, described) | Input::Answer(_, described)) = input else { return };
-        self.hosts = hosts_of(described);
+        self.hosts = hosts_of(match described {
+            Described::Ours(counterpart) => &counterpart.candidates,
+            Described::Python(counterpart) => &counterpart.candidates,
+        });
         for session in self.sessions.values() {
-            session.set_hosts(self.hosts.iter().copied());
+            if let AnySession::Ours(session) = session {
+                session.set_hosts(self.hosts.iter().copied());
+            }
         }
     }
 
@@ -92,15 +125,33 @@ impl Actor {
 
     pub(super) fn describe(&mut self, kind: DescriptionKind, session: SessionId) {
         self.dial_errors.clear();
+        let setup = match kind {
+            DescriptionKind::Offer => Setup::ActPass,
+            DescriptionKind::Answer => Setup::Active,
+        };
+        let (ice, fingerprint) = (self.ice_for(session), self.context.webrtc.fingerprint());
         let description = SessionDescription {
             kind,
             quic: Some(QuicPeer { key: self.context.key, session }),
+            webrtc: Some(WebRtcPeer { ice, fingerprint, setup }),
             candidates: self.context.candidates(),
         };
-        match self.send(kind, description.encode(&random_ice()), None) {
+        match self.send(kind, description.encode(), None) {
             Ok(()) if self.context.signaling.status().connected => {}
             Ok(()) => self.step(Input::Waiting),
             Err(error) => self.step(Input::Unsent(error)),
+        }
+    }
+
+    /// A description that is repeated says the same.
+    fn ice_for(&mut self, session: SessionId) -> IceCredentials {
+        match &self.described {
+            Some((described, ice)) if *described == session => ice.clone(),
+            _ => {
+                let ice = random_ice();
+                self.described = Some((session, ice.clone()));
+                ice
+            }
         }
     }
 
@@ -131,7 +182,10 @@ impl Actor {
     }
 }
 
-/// No transport of ours reads these, but a description without them is not WebRTC's.
+fn identity(error: IdentityMismatch) -> PeerError {
+    PeerError::Identity(error.to_string())
+}
+
 fn random_ice() -> IceCredentials {
     let random: [u8; 20] = rand::random();
     let text = data_encoding::HEXLOWER.encode(&random);

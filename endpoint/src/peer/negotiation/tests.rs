@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
+use proxystore_shared::description::{IceCredentials, Setup};
 use uuid::Uuid;
 
 use super::*;
@@ -13,8 +14,18 @@ fn id(number: u128) -> EndpointId {
     Uuid::from_u128(number).into()
 }
 
-fn counterpart() -> Counterpart {
+fn known() -> Counterpart {
     Counterpart { key: PublicKey([1; 32]), candidates: Vec::new() }
+}
+
+fn counterpart() -> Described {
+    Described::Ours(known())
+}
+
+fn python() -> Described {
+    let ice = IceCredentials { ufrag: "abcd".into(), pwd: "0123456789012345678901".into() };
+    let webrtc = WebRtcPeer { ice, fingerprint: [0; 32], setup: Setup::ActPass };
+    Described::Python(PythonCounterpart { webrtc, candidates: Vec::new() })
 }
 
 fn session(number: u64) -> SessionId {
@@ -27,6 +38,7 @@ fn names(actions: &[Action]) -> Vec<&'static str> {
         Action::SendOffer(_) => "offer",
         Action::SendAnswer(_) => "answer",
         Action::Dial(_) => "dial",
+        Action::ConnectPython(_) => "connect",
         Action::Nominate(_) => "nominate",
         Action::Use(_) => "use",
         Action::Retire(_) => "retire",
@@ -91,6 +103,67 @@ fn of_two_offers_the_smaller_ids_stands() {
 }
 
 #[test]
+fn a_python_endpoint_is_offered_to_once_and_its_connection_is_used_when_it_is_up() {
+    let mut side = Side::new(1, 2);
+    assert_eq!(side.on(Input::Wanted(session(7))), ["offer"]);
+    assert_eq!(side.after(3 * REPEAT), [""; 0], "not known to be ours, so not again");
+    assert_eq!(side.on(Input::Answer(session(7), python())), ["connect"]);
+    assert_eq!(side.on(Input::Up(1)), ["use"]);
+    assert_eq!(side.negotiation.in_use(), Some(1));
+    assert!(!side.negotiation.is_trying());
+}
+
+#[test]
+fn who_has_become_a_python_endpoint_is_offered_to_once() {
+    let mut side = Side::new(2, 1);
+    side.negotiation.repeat_offers();
+    assert_eq!(side.on(Input::Offer(session(1), python())), ["answer", "connect"]);
+    assert_eq!(side.on(Input::Up(1)), ["use"]);
+    side.on(Input::Down(1));
+    assert_eq!(side.on(Input::Wanted(session(2))), ["offer"]);
+    assert_eq!(side.after(3 * REPEAT), [""; 0]);
+}
+
+#[test]
+fn a_python_endpoint_that_was_not_reached_gets_no_offer_before_it_has_given_up() {
+    let mut side = Side::new(1, 2);
+    side.on(Input::Wanted(session(1)));
+    side.on(Input::Answer(session(1), python()));
+    assert_eq!(side.after(TIMEOUT), ["fail"]);
+    side.now += PYTHON_HOLDS / 2;
+    assert_eq!(side.on(Input::Wanted(session(2))), ["fail"]);
+    side.now += PYTHON_HOLDS;
+    assert_eq!(side.on(Input::Wanted(session(3))), ["offer"]);
+    side.on(Input::Answer(session(3), python()));
+    assert_eq!(side.after(TIMEOUT), ["fail"]);
+    assert_eq!(
+        side.on(Input::Offer(session(4), python())),
+        ["answer", "connect"],
+        "its own is another matter"
+    );
+    side.on(Input::Up(1));
+    side.on(Input::Down(1));
+    assert_eq!(side.on(Input::Wanted(session(5))), ["offer"], "the last attempt did not fail");
+}
+
+#[test]
+fn of_two_offers_a_python_endpoints_stands() {
+    let mut side = Side::new(1, 2);
+    side.on(Input::Wanted(session(1)));
+    assert_eq!(side.on(Input::Offer(session(2), python())), ["answer", "connect"]);
+    assert_eq!(side.on(Input::Up(3)), ["use"]);
+}
+
+#[test]
+fn a_restarted_python_endpoint_replaces_its_connection() {
+    let mut side = Side::new(1, 2);
+    side.on(Input::Offer(session(1), python()));
+    side.on(Input::Up(1));
+    assert_eq!(side.on(Input::Offer(session(2), python())), ["answer", "connect"]);
+    assert_eq!(side.on(Input::Up(2)), ["use", "retire"]);
+}
+
+#[test]
 fn a_silent_connection_serves_until_another_is_chosen() {
     let mut side = Side::new(1, 2);
     side.on(Input::Wanted(session(1)));
@@ -146,7 +219,7 @@ fn no_relay() -> PeerError {
 /// A side that knows where the peer was, and has made an offer.
 fn acquainted(us: u128, peer: u128) -> Side {
     let mut side = Side::new(us, peer);
-    side.negotiation.remember(Some(counterpart()));
+    side.negotiation.remember(Some(known()));
     assert_eq!(side.on(Input::Wanted(session(1))), ["offer"]);
     side
 }
@@ -293,6 +366,7 @@ impl World {
                     self.rising.iter_mut().for_each(|rising| rising.push_back(self.connections));
                 }
                 Action::Fail(failure) => panic!("{failure:?}"),
+                Action::ConnectPython(_) => panic!("both are of this project"),
                 Action::Use(_) | Action::Retire(_) | Action::Close(_) => {}
             }
         }
@@ -312,7 +386,7 @@ impl World {
     fn without_relay() -> Self {
         let mut world = Self { held: Some(Default::default()), ..Self::new() };
         for side in &mut world.sides {
-            side.negotiation.remember(Some(counterpart()));
+            side.negotiation.remember(Some(known()));
         }
         world
     }

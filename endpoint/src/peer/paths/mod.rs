@@ -96,7 +96,7 @@ impl Paths {
             tokio::select! {
                 () = sleep_until(next_look.into()) => {
                     self.look();
-                    let pause = if self.session.running() > 0 { LOOK } else { IDLE_LOOK };
+                    let pause = if self.session.activity().running() > 0 { LOOK } else { IDLE_LOOK };
                     next_look = Instant::now() + pause;
                 }
                 event = self.events.next() => match event {
