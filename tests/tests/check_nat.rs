@@ -1,13 +1,15 @@
 //! `endpoint check-nat` says of networks what they are.
 
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use proxystore_shared::config::endpoint::ProxySetting;
+use proxystore_shared::config::endpoint::{IceServer, OneOrMany, ProxySetting};
+use proxystore_shared::config::relay::RelayConfig;
 use proxystore_tests::net::{self, Ground, Namespace, Nat, Plan, Relay, Segment, Stack, Subnet, Wall};
 use proxystore_tests::process::{lay_out, program};
 use proxystore_tests::proxy::{Answer, ScriptedProxy};
-use proxystore_tests::{Site, relay, url};
+use proxystore_tests::{PATIENCE, Site, free_port, relay, url};
 use serde_json::{Value, json};
 
 /// What the program printed, and its exit code.
@@ -123,5 +125,35 @@ async fn an_endpoints_relay_is_asked_through_its_proxy() -> Result<()> {
     assert!(report["relay"]["round_trip_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{report}");
     assert_eq!((&report["ipv4"]["mapping"], code), (&json!("no-nat"), 0), "{report}");
     assert_eq!(relay.client_count(), 0, "it only looks");
+    Ok(())
+}
+
+/// As Python's configuration has it, for peers that need ICE.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_asks_the_stun_servers_of_its_configuration() -> Result<()> {
+    let mut config = RelayConfig { host: Some("127.0.0.1".into()), port: free_port()?, ..Default::default() };
+    config.udp.ports = Vec::new();
+    let (without_stun, with_stun) = (proxystore_relay::Relay::start(config).await?, relay().await?);
+    let port = with_stun.offer().udp_ports[0];
+    let server = IceServer {
+        urls: OneOrMany::Many(vec![format!("stun:127.0.0.1:{port}"), "turn:127.0.0.1".into()]),
+        username: None,
+        credential: None,
+    };
+    for (servers, nat) in [(Some(vec![server]), "none"), (Some(Vec::new()), "unknown"), (None, "unknown")] {
+        let site = Site::build("a", &url(&without_stun))?.with(|config| config.relay.ice_servers = servers);
+        let site = site.start().await?;
+        let status = || async { site.http().get(site.url("/v1/status")).send().await?.json::<Value>().await };
+        // Whom nobody is asked for it has nothing to wait for.
+        let wait = if nat == "unknown" { Duration::from_millis(500) } else { PATIENCE };
+        let known = async {
+            while status().await?["network"]["nat"] == "unknown" {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            anyhow::Ok(())
+        };
+        let _ = tokio::time::timeout(wait, known).await;
+        assert_eq!(status().await?["network"]["nat"], nat);
+    }
     Ok(())
 }

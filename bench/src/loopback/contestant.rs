@@ -55,7 +55,7 @@ pub struct Contestant {
 /// What holds the objects.
 enum Kind {
     /// The near endpoint, to which the client talks, and the other.
-    Endpoints { far: String, _sites: Box<[Site; 2]> },
+    Endpoints { far: String, are_alike: bool, _sites: Box<[Site; 2]> },
     /// One server.
     Bare { _server: Program },
 }
@@ -63,21 +63,33 @@ enum Kind {
 impl Contestant {
     /// Our endpoints.
     pub async fn ours(relay: &Relay) -> Result<Self> {
-        Self::endpoints("ours", [Site::ours(Some(relay))?, Site::ours(Some(relay))?]).await
+        Self::endpoints("ours", true, [Site::ours(Some(relay))?, Site::ours(Some(relay))?]).await
     }
 
     /// Python's.
     pub async fn python(python: &Path, relay: &Relay) -> Result<Self> {
-        Self::endpoints("Python", [Site::python(python, Some(relay))?, Site::python(python, Some(relay))?])
-            .await
+        let sites = [Site::python(python, Some(relay))?, Site::python(python, Some(relay))?];
+        Self::endpoints("Python", true, sites).await
     }
 
-    async fn endpoints(name: &'static str, sites: [Site; 2]) -> Result<Self> {
+    /// One of ours that a client asks for what a Python endpoint has.
+    pub async fn ours_and_python(python: &Path, relay: &Relay) -> Result<Self> {
+        let sites = [Site::ours(Some(relay))?, Site::python(python, Some(relay))?];
+        Self::endpoints("ours and Python", false, sites).await
+    }
+
+    /// A Python endpoint that a client asks for what one of ours has.
+    pub async fn python_and_ours(python: &Path, relay: &Relay) -> Result<Self> {
+        let sites = [Site::python(python, Some(relay))?, Site::ours(Some(relay))?];
+        Self::endpoints("Python and ours", false, sites).await
+    }
+
+    async fn endpoints(name: &'static str, are_alike: bool, sites: [Site; 2]) -> Result<Self> {
         let connection = Connection::open(sites[0].port).await?;
         let mut contestant = Self {
             name,
             connection,
-            kind: Kind::Endpoints { far: sites[1].id.clone(), _sites: Box::new(sites) },
+            kind: Kind::Endpoints { far: sites[1].id.clone(), are_alike, _sites: Box::new(sites) },
         };
         let request = contestant.request(Operation::PeerSet, &Bytes::from_static(b"hello"));
         contestant.connection.meet(&request).await.with_context(|| format!("{name} among themselves"))?;
@@ -91,9 +103,13 @@ impl Contestant {
         Ok((Self { name: "bare axum", connection, kind: Kind::Bare { _server: server } }, port))
     }
 
-    /// Whether there is another endpoint.
+    /// Whether it takes part: only one that has another endpoint sets and gets there, and what one of a kind does for its
+    /// own clients two of that kind show already.
     pub fn can(&self, operation: Operation) -> bool {
-        !operation.is_remote() || matches!(self.kind, Kind::Endpoints { .. })
+        match self.kind {
+            Kind::Bare { .. } => !operation.is_remote(),
+            Kind::Endpoints { are_alike, .. } => are_alike || operation.is_remote(),
+        }
     }
 
     /// What to send; a get asks for what a set of the same bytes stored.

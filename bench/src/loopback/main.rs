@@ -81,6 +81,8 @@ async fn main() -> Result<()> {
     contestants.push(bare);
     if let Some(python) = &arguments.options.python {
         contestants.push(Contestant::python(python, &relay).await?);
+        contestants.push(Contestant::ours_and_python(python, &relay).await?);
+        contestants.push(Contestant::python_and_ours(python, &relay).await?);
     }
     let mut figures = Figures::default();
     round_trips(&mut contestants[0], &key, port, &mut figures).await?;

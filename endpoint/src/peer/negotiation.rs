@@ -148,6 +148,8 @@ pub enum Stage {
     Missed,
     /// No address could be reached, in either direction.
     Unreachable,
+    /// Nor could a Python endpoint's.
+    PythonUnreachable,
     /// Connections came up, but the peer chose none.
     Undecided,
 }
@@ -339,6 +341,7 @@ impl Negotiation {
             Described::Python(counterpart) => {
                 if let Some(attempt) = &mut self.attempt {
                     attempt.python = true;
+                    attempt.stage = Stage::PythonUnreachable;
                 }
                 Action::ConnectPython(counterpart)
             }

@@ -5,5 +5,6 @@ mod alone;
 mod faults;
 mod matrix;
 mod nats;
+mod python;
 mod report;
 mod storm;

@@ -38,6 +38,10 @@ impl Actor {
                 };
                 PeerError::ConnectTimeout { after, why: tried }
             }
+            Failure::Timeout(Stage::PythonUnreachable) => PeerError::ConnectTimeout {
+                after,
+                why: "no address of either side could be reached over UDP, and a Python endpoint has no other way".into(),
+            },
             Failure::Timeout(Stage::Undecided) => {
                 PeerError::ConnectTimeout { after, why: "the peer chose no connection".into() }
             }

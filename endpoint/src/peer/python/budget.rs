@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Ten objects of the largest size that Python endpoints take by default (100 MB), with their messages.
-const LIMIT: usize = 1 << 30;
+/// Ten objects of the largest size that Python endpoints take by default (100 MB), with their messages. No larger object
+/// passes between the two kinds of endpoints.
+pub const LIMIT: usize = 1 << 30;
 
 /// Bytes in use, of so many at most.
 #[derive(Debug, Clone, Default)]

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::budget::{OverBudget, Share};
+use super::budget::{LIMIT, OverBudget, Share};
 use super::serve::Server;
 use super::session::PythonSession;
 use crate::peer::PeerError;
@@ -27,9 +27,6 @@ const MAX_SERVED: usize = 32;
 
 /// What a message costs beside its bytes, at the most: the task that serves it.
 const MESSAGE_OVERHEAD: usize = 4096;
-
-/// Unfinished messages of one peer: half of what all may take.
-const MAX_UNFINISHED: usize = 512 << 20;
 
 /// Why a frame was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +75,7 @@ pub fn start(context: &Arc<Context>, peer: EndpointId, connection: Connection) -
         context: context.clone(),
         peer,
         session: session.clone(),
-        joiner: Joiner::new(MAX_UNFINISHED),
+        joiner: Joiner::new(LIMIT),
         unfinished: context.python_budget.share(),
         served: Arc::new(Semaphore::new(MAX_SERVED)),
     };

@@ -95,7 +95,8 @@ pub struct View {
 
 /// See the module's head.
 pub struct Connection {
-    rtc: Rtc,
+    /// It has 20 KB.
+    rtc: Box<Rtc>,
     inbox: Inbox,
     /// Addresses of this side.
     bases: Vec<SocketAddr>,
@@ -132,7 +133,7 @@ impl Connection {
             .set_stats_interval(Some(STATS))
             .clear_codecs();
         let mut connection = Self {
-            rtc: config.build(now),
+            rtc: Box::new(config.build(now)),
             inbox: desk.open(terms.local.ufrag.clone()),
             bases: Vec::new(),
             channels: Vec::new(),
@@ -150,6 +151,8 @@ impl Connection {
         };
         connection.begin(terms)?;
         connection.drain();
+        // Else it waits for the peer's first check.
+        connection.handle(Input::Timeout(now));
         Ok(connection)
     }
 
