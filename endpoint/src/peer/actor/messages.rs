@@ -129,11 +129,13 @@ impl Actor {
             DescriptionKind::Offer => Setup::ActPass,
             DescriptionKind::Answer => Setup::Active,
         };
-        let (ice, fingerprint) = (self.ice_for(session), self.context.webrtc.fingerprint());
+        let ice = self.ice_for(session);
+        let fingerprint = self.context.webrtc.fingerprint();
+        let webrtc = fingerprint.map(|fingerprint| WebRtcPeer { ice, fingerprint, setup });
         let description = SessionDescription {
             kind,
             quic: Some(QuicPeer { key: self.context.key, session }),
-            webrtc: Some(WebRtcPeer { ice, fingerprint, setup }),
+            webrtc,
             candidates: self.context.candidates(),
         };
         match self.send(kind, description.encode(), None) {

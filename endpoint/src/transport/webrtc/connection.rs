@@ -1,6 +1,7 @@
 //! One WebRTC connection with data channels: turns datagrams and time into frames, and frames into datagrams.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use str0m::net::{Protocol, Receive};
 use str0m::{IceCreds, Input, Output, Rtc, RtcConfig, RtcError};
 use tokio::time::{sleep_until, timeout};
 
-use super::desk::{Datagram, Desk, Inbox};
+use super::desk::{Datagram, Desk, Identity, Inbox};
 
 /// Silence after which the peer is given up. Python asks for a sign of life every 5 s and gives up after six without.
 const MAX_SILENCE: Duration = Duration::from_secs(40);
@@ -100,10 +101,10 @@ pub struct Connection {
     inbox: Inbox,
     /// Addresses of this side.
     bases: Vec<SocketAddr>,
+    /// Channels that are open.
     channels: Vec<ChannelId>,
     /// Channels that there will be; not known to the side that answered before the first is open.
     expected: Option<usize>,
-    open: usize,
     /// When this side opens the channels.
     opening: Option<Instant>,
     /// The channel for the next frame: they take turns, as Python has it.
@@ -124,7 +125,8 @@ impl Connection {
     /// Begins to connect.
     pub fn new(desk: &Arc<Desk>, terms: Terms) -> Result<Self, RtcError> {
         let now = Instant::now();
-        let (crypto, certificate) = desk.crypto();
+        let no_certificate = || RtcError::Io(io::Error::other("there is no certificate for WebRTC"));
+        let Identity { crypto, certificate } = desk.identity().cloned().ok_or_else(no_certificate)?;
         let config = RtcConfig::new()
             .set_crypto_provider(crypto)
             .set_dtls_cert(certificate)
@@ -138,7 +140,6 @@ impl Connection {
             bases: Vec::new(),
             channels: Vec::new(),
             expected: None,
-            open: 0,
             opening: None,
             turn: 0,
             unsent: None,
@@ -326,13 +327,12 @@ impl Connection {
 
     fn opened(&mut self, channel: ChannelId, label: &str) {
         let expected = self.expected.or_else(|| channels_of(label));
-        let Some(expected) = expected.filter(|expected| self.open < *expected) else {
+        let Some(expected) = expected.filter(|expected| self.channels.len() < *expected) else {
             return self.end(format!("the peer opened a channel {label:?}, which is not expected"));
         };
         self.expected = Some(expected);
         self.channels.push(channel);
-        self.open += 1;
-        if self.open == expected {
+        if self.is_open() {
             self.events.push_back(Event::Open);
         }
     }
@@ -345,7 +345,11 @@ impl Connection {
 
     /// Whether [`Connection::send`] may be called.
     pub fn has_room(&self) -> bool {
-        self.unsent.is_none() && self.expected == Some(self.open)
+        self.unsent.is_none() && self.is_open()
+    }
+
+    fn is_open(&self) -> bool {
+        self.expected == Some(self.channels.len())
     }
 
     /// Sends a frame; only when there is room.

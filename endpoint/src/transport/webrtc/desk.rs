@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 use proxystore_shared::stun;
@@ -39,10 +39,26 @@ pub struct Datagram {
 pub struct Desk {
     socket: UdpSocket,
     local: SocketAddr,
-    crypto: Arc<CryptoProvider>,
-    certificate: DtlsCert,
+    /// Made for the first description: an endpoint without peers does without, and the library has 4 MB of memory at once.
+    identity: OnceLock<Option<Identity>>,
     by_user: DashMap<String, mpsc::Sender<Datagram>>,
     by_address: DashMap<SocketAddr, Known>,
+}
+
+/// What stands for this endpoint until it stops.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub crypto: Arc<CryptoProvider>,
+    pub certificate: DtlsCert,
+}
+
+impl Identity {
+    /// None only where the system has no randomness.
+    fn new() -> Option<Self> {
+        let crypto = Arc::new(str0m::crypto::from_feature_flags());
+        let certificate = crypto.dtls_provider.generate_certificate()?;
+        Some(Self { crypto, certificate })
+    }
 }
 
 #[derive(Debug)]
@@ -54,25 +70,21 @@ struct Known {
 }
 
 impl Desk {
-    /// Sends from `socket`, a second handle to the endpoint's, and makes the certificate that stands for this endpoint
-    /// until it stops.
+    /// Sends from `socket`, a second handle to the endpoint's.
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
-        let crypto = Arc::new(str0m::crypto::from_feature_flags());
-        let certificate = crypto.dtls_provider.generate_certificate();
-        let certificate =
-            certificate.ok_or_else(|| io::Error::other("cannot make a certificate for WebRTC"))?;
         let local = socket.local_addr()?;
         let (by_user, by_address) = (DashMap::new(), DashMap::new());
-        Ok(Self { socket, local, crypto, certificate, by_user, by_address })
+        Ok(Self { socket, local, identity: OnceLock::new(), by_user, by_address })
     }
 
-    /// SHA-256 of the certificate, for descriptions.
-    pub fn fingerprint(&self) -> [u8; 32] {
-        self.crypto.sha256_provider.sha256(&self.certificate.certificate)
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.get_or_init(Identity::new).as_ref()
     }
 
-    pub(super) fn crypto(&self) -> (Arc<CryptoProvider>, DtlsCert) {
-        (self.crypto.clone(), self.certificate.clone())
+    /// SHA-256 of the certificate, for descriptions; none if none could be made.
+    pub fn fingerprint(&self) -> Option<[u8; 32]> {
+        let Identity { crypto, certificate } = self.identity()?;
+        Some(crypto.sha256_provider.sha256(&certificate.certificate))
     }
 
     /// Hands a datagram to the connection it is for, and says whether it can be for nobody else. Nothing happens if there is

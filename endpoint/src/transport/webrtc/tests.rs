@@ -42,7 +42,7 @@ impl Side {
     }
 
     fn described(&self, setup: Setup) -> WebRtcPeer {
-        WebRtcPeer { ice: self.ice.clone(), fingerprint: self.desk.fingerprint(), setup }
+        WebRtcPeer { ice: self.ice.clone(), fingerprint: self.desk.fingerprint().unwrap(), setup }
     }
 
     fn connect(&self, remote: WebRtcPeer, remote_candidates: Vec<Candidate>, role: Role) -> Connection {
@@ -130,7 +130,7 @@ async fn frames_go_both_ways_over_every_channel() {
 #[tokio::test]
 async fn another_certificate_than_the_one_described_is_refused() {
     let (a, b, other) = (Side::new("sideA"), Side::new("sideB"), Side::new("other"));
-    let lie = WebRtcPeer { fingerprint: other.desk.fingerprint(), ..b.described(Setup::Active) };
+    let lie = WebRtcPeer { fingerprint: other.desk.fingerprint().unwrap(), ..b.described(Setup::Active) };
     let mut offerer = a.connect(lie, b.candidates(), Role::Offerer { channels: 1 });
     let mut answerer = b.connect(a.described(Setup::ActPass), a.candidates(), Role::Answerer);
     let answering = tokio::spawn(async move { answerer.event().await });
