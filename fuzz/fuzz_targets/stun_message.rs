@@ -2,9 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use proxystore_shared::stun::{MAX_LEN, Message, is_stun};
+use proxystore_shared::stun::{MAX_LEN, Message, checked_user, is_dtls, is_stun};
 
 fuzz_target!(|datagram: &[u8]| {
+    assert!(!(is_stun(datagram) && is_dtls(datagram)) || datagram[0] >= 20);
+    assert!(checked_user(datagram).is_none() || is_stun(datagram));
     let Some(message) = Message::decode(datagram) else { return };
     assert!(is_stun(datagram) && datagram.len() <= MAX_LEN);
     let again = message.encode();

@@ -193,6 +193,26 @@ mod tests {
     }
 
     #[test]
+    fn an_address_check_names_its_receiver() {
+        let with = |kind, name: &[u8]| {
+            let mut message = header(kind, 4 + name.len(), TransactionId([1; 12]));
+            put_attribute(&mut message, USERNAME, name);
+            message
+        };
+        assert_eq!(checked_user(&with(BINDING_REQUEST, b"ours:theirs1")), Some("ours"));
+        assert_eq!(checked_user(&with(BINDING_REQUEST, b"oursonly")), None);
+        assert_eq!(checked_user(&with(BINDING_REQUEST, b"\xff\xfe:abc..")), None);
+        assert_eq!(checked_user(&with(BINDING_RESPONSE, b"ours:theirs1")), None);
+        assert_eq!(checked_user(&header(BINDING_REQUEST, 0, TransactionId([1; 12]))), None);
+    }
+
+    #[test]
+    fn dtls_begins_with_its_content_types() {
+        assert!(is_dtls(&[22, 254, 253]) && is_dtls(&[20]) && is_dtls(&[63]));
+        assert!(!is_dtls(&[]) && !is_dtls(&[0, 1]) && !is_dtls(&[64]) && !is_dtls(&[19]));
+    }
+
+    #[test]
     fn quic_is_not_stun() {
         for first in [0x40, 0x7f, 0xc3, 0xff] {
             let mut packet = header(BINDING_REQUEST, 0, TransactionId([0; 12]));

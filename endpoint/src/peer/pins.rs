@@ -157,6 +157,18 @@ mod tests {
     }
 
     #[test]
+    fn who_has_a_key_is_no_python_endpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let pins = Pins::load(&dir.path().join("known_peers.toml")).unwrap();
+        let id: EndpointId = "12345678-1234-4234-9234-123456789abc".parse().unwrap();
+        assert_eq!(pins.check_keyless(id), Ok(()));
+        pins.pin(id, KEY).unwrap();
+        assert!(matches!(pins.check_keyless(id), Err(IdentityMismatch::KeyGone { .. })));
+        let certified = EndpointId::certified_by(&KEY);
+        assert_eq!(pins.check_keyless(certified), Err(IdentityMismatch::CertifiedWithoutKey(certified)));
+    }
+
+    #[test]
     fn a_damaged_file_is_an_error_not_an_empty_list() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("known_peers.toml");

@@ -398,6 +398,21 @@ mod tests {
     }
 
     #[test]
+    fn stun_servers_are_told_from_others() {
+        let config: EndpointConfig = parse(PYTHON).expect("parses");
+        let others = ["turn:a", "turn:b"].map(String::from).to_vec();
+        assert_eq!(config.relay.stun_servers(), (vec!["example.org:3478".into()], others));
+        assert_eq!(RelayClientConfig::default().stun_servers(), (vec![], vec![]));
+        for (server, expected) in [
+            ("example.org:19302", "example.org:19302"),
+            ("[2001:db8::1]", "[2001:db8::1]:3478"),
+            ("[2001:db8::1]:19302", "[2001:db8::1]:19302"),
+        ] {
+            assert_eq!(with_port(server), expected);
+        }
+    }
+
+    #[test]
     fn nonsense_is_refused_by_name() {
         let with = |line: &str| {
             format!("name = 'a'\nuuid = '12345678-1234-4234-9234-123456789abc'\nport = 1\n{line}")
