@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod http;
 pub mod identity;
 mod local;
+mod lock;
 mod memory;
 pub mod peer;
 mod piece;

@@ -7,12 +7,14 @@
 use std::fmt;
 use std::io;
 use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use memmap2::{MmapMut, MmapOptions};
 use proxystore_shared::digest::GROUP_LEN;
 use tokio::time::sleep;
+
+use crate::lock::lock;
 
 /// Bytes of a large page, of x86-64 and of most ARM systems. Where they are of another size the system ignores what is asked
 /// of it.
@@ -80,7 +82,7 @@ impl Pool {
     }
 
     fn unused(&self) -> MutexGuard<'_, Unused> {
-        self.unused.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.unused)
     }
 }
 

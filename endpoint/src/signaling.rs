@@ -9,7 +9,7 @@ mod proxy;
 mod route;
 mod unverified;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -30,6 +30,7 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::lock::lock;
 use crate::peer::RelayStatus;
 use crate::signaling::backoff::Backoff;
 use crate::signaling::route::{Route, RouteError};
@@ -160,7 +161,7 @@ impl Signaling {
 
     /// Whether the relay is connected.
     pub fn status(&self) -> RelayStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.status).clone()
     }
 
     /// What the relay said that it offers when it was last connected.
@@ -201,7 +202,7 @@ impl Outbox {
 
     fn set_status(&mut self, connected: bool, error: Option<String>, datagrams: bool) {
         {
-            let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut status = lock(&self.status);
             status.connected = connected;
             status.last_error = error;
             status.datagrams = datagrams;

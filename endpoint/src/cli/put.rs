@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use super::output::{Failure, Printer};
 use super::place::Place;
 use super::progress::{Pace, progress_bar};
 use super::{connect, standard_stream};
+use crate::lock::lock;
 
 /// Bytes read at once: hashing and sending them takes well under a millisecond.
 const PIECE_LEN: usize = 256 << 10;
@@ -47,12 +48,12 @@ struct Sent {
 
 impl Sent {
     fn piece(&self, piece: &Bytes) {
-        self.hasher.lock().unwrap_or_else(PoisonError::into_inner).update(piece);
+        lock(&self.hasher).update(piece);
         self.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
     }
 
     fn digest(&self) -> Digest {
-        Digest(self.hasher.lock().unwrap_or_else(PoisonError::into_inner).finalize().into())
+        Digest(lock(&self.hasher).finalize().into())
     }
 }
 
@@ -130,7 +131,7 @@ fn body(source: Source, sent: Arc<Sent>, bar: ProgressBar) -> Body {
             })
             .map_err(move |error| {
                 let copy = io::Error::new(error.kind(), error.to_string());
-                *at_error.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                *lock(&at_error.failure) = Some(error);
                 copy
             }),
     )
@@ -163,7 +164,7 @@ async fn answer(
     sent: &Sent,
     path: &str,
 ) -> Result<StoredAnswer, Failure> {
-    if let Some(error) = sent.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some(error) = lock(&sent.failure).take() {
         return Err(Failure::io(format!("read {path}"))(error));
     }
     Ok(parse_json(client.accept(outcome?).await?).await?)

@@ -5,12 +5,13 @@
 //! an outage of the relay, and a bound for those whom it would no longer introduce.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use proxystore_shared::{EndpointId, PublicKey};
 
 use super::negotiation::Counterpart;
+use crate::lock::lock;
 
 /// How long a peer is remembered that nobody here has to do with any more.
 const MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -76,7 +77,7 @@ impl Acquaintances {
     }
 
     fn register(&self) -> MutexGuard<'_, Register> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

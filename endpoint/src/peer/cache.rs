@@ -4,7 +4,7 @@
 //! are taken from here. An evicted or replaced object is therefore seen by the next get.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use proxystore_shared::digest::GROUP_LEN;
 use proxystore_shared::frame::ByteRange;
@@ -13,6 +13,7 @@ use proxystore_shared::{EndpointId, ObjectId};
 use super::kept::{Kept, Version};
 use super::status::CacheStatus;
 use crate::local::resolve_range;
+use crate::lock::lock;
 use crate::storage::Group;
 
 /// Groups of peers' objects.
@@ -127,6 +128,6 @@ impl RemoteCache {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 }

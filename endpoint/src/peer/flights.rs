@@ -5,7 +5,7 @@
 //! reader that waits for it leaves, it ends.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::PeerError;
+use crate::lock::lock;
 use crate::storage::Group;
 
 /// Slots between sweeps. A sweep looks at every slot, so that a slot costs little more than one look; and so many slots
@@ -95,7 +96,7 @@ impl Flights {
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<u64, Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 }
 

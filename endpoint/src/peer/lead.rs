@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use super::context::Context;
 use super::remote_object::Place;
+use crate::lock::lock;
 use crate::storage::Group;
 
 /// Longest wait for the first reader of an object, whose answer is due at about the same time as one's own.
@@ -195,7 +196,7 @@ impl Lead {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -157,8 +157,6 @@ pub enum Stage {
 #[derive(Debug)]
 struct Attempt {
     role: Role,
-    /// The peer turned out to be a Python endpoint.
-    python: bool,
     session: SessionId,
     deadline: Instant,
     /// When the offer is made again.
@@ -168,6 +166,13 @@ struct Attempt {
     unsent: Option<PeerError>,
     /// Connections that came up and wait for the peer's choice.
     up: Vec<ConnectionId>,
+}
+
+impl Attempt {
+    /// Whether the peer turned out to be a Python endpoint.
+    fn is_with_python(&self) -> bool {
+        self.stage == Stage::PythonUnreachable
+    }
 }
 
 /// The negotiation with one peer.
@@ -286,8 +291,8 @@ impl Negotiation {
         // Whoever has described itself for QUIC is of this project.
         let repeats = self.repeats || self.known.is_some();
         let repeat = (repeats && role == Role::Offerer).then_some(now + REPEAT);
-        let (python, unsent, up) = (false, None, Vec::new());
-        self.attempt = Some(Attempt { role, python, session, deadline, repeat, stage, unsent, up });
+        let (unsent, up) = (None, Vec::new());
+        self.attempt = Some(Attempt { role, session, deadline, repeat, stage, unsent, up });
     }
 
     /// Dials the peer where it was last, once in an attempt.
@@ -340,7 +345,6 @@ impl Negotiation {
             Described::Ours(counterpart) => Action::Dial(counterpart),
             Described::Python(counterpart) => {
                 if let Some(attempt) = &mut self.attempt {
-                    attempt.python = true;
                     attempt.stage = Stage::PythonUnreachable;
                 }
                 Action::ConnectPython(counterpart)
@@ -369,7 +373,7 @@ impl Negotiation {
 
     fn up(&mut self, now: Instant, connection: ConnectionId) -> Vec<Action> {
         match &mut self.attempt {
-            Some(attempt) if attempt.python => self.choose(now, connection),
+            Some(attempt) if attempt.is_with_python() => self.choose(now, connection),
             Some(attempt) if attempt.role == Role::Answerer => {
                 attempt.stage = Stage::Undecided;
                 attempt.up.push(connection);
@@ -457,7 +461,7 @@ impl Negotiation {
     }
 
     fn fail(&mut self, now: Instant, failure: Failure) -> Vec<Action> {
-        if self.attempt.as_ref().is_some_and(|attempt| attempt.python) {
+        if self.attempt.as_ref().is_some_and(Attempt::is_with_python) {
             self.held = Some(now + PYTHON_HOLDS);
         }
         let mut actions = self.abandon();

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use proxystore_shared::{EndpointId, PublicKey};
 
 use crate::atomic_file;
+use crate::lock::lock;
 
 /// Why a key is not the peer's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,7 +87,7 @@ impl Pins {
         if id.is_certified() {
             return if id.certifies(&key) { Ok(()) } else { Err(IdentityMismatch::NotCertified { id, key }) };
         }
-        match self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+        match lock(&self.keys).get(&id) {
             Some(pinned) if *pinned != key => {
                 Err(IdentityMismatch::Changed { id, pinned: *pinned, key, file: self.file.clone() })
             }
@@ -107,7 +108,7 @@ impl Pins {
 
     /// The key that `id` has proven before, if its id alone does not say.
     pub fn pinned(&self, id: EndpointId) -> Option<PublicKey> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+        lock(&self.keys).get(&id).copied()
     }
 
     /// Remembers a key that `id` has proven, where that is needed. Call after [`Pins::check`].
@@ -115,7 +116,7 @@ impl Pins {
         if id.is_certified() {
             return Ok(());
         }
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = lock(&self.keys);
         if keys.insert(id, key) == Some(key) {
             return Ok(());
         }

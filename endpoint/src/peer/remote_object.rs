@@ -1,6 +1,6 @@
 //! One version of an object at a peer, read in groups over whatever session there is, by everybody here who wants it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -17,6 +17,7 @@ use super::lead::Wanted;
 use super::lease::Lease;
 use super::manager::PeerManager;
 use crate::endpoint::{Outgoing, RequestError};
+use crate::lock::lock;
 use crate::reader;
 use crate::storage::Group;
 
@@ -178,7 +179,7 @@ impl RemoteObject {
     }
 
     fn lease(&self) -> MutexGuard<'_, Arc<Lease>> {
-        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lease)
     }
 
     /// Reads under `lease` from now on, unless the current one does as well.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use noq::{Connection, ConnectionStats, PathId};
@@ -10,6 +10,7 @@ use noq::{Connection, ConnectionStats, PathId};
 use super::activity::Activity;
 use super::negotiation::ConnectionId;
 use super::status::PathKind;
+use crate::lock::lock;
 use crate::transport::quic::CloseCode;
 
 /// A usable connection.
@@ -109,10 +110,6 @@ impl Session {
     pub fn activity(&self) -> &Activity {
         &self.activity
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A running request; see [`Session::busy`].

@@ -1,6 +1,6 @@
 //! The websocket while it is connected: reads and writes at once, so that neither direction holds up the other.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{SplitSink, SplitStream};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{Letter, LoginError, Outbox, Socket, closed};
+use crate::lock::lock;
 use crate::transport::relayed::{Arrivals, Departures, RelayEnd};
 
 /// Between pings: below the minute after which common NATs forget an idle connection.
@@ -70,7 +71,7 @@ async fn read(
 ) -> LoginError {
     loop {
         let frame = stream.next().await;
-        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *lock(heard) = Instant::now();
         if let Err(error) = receive(frame, inbox, arrivals) {
             return error;
         }
@@ -120,7 +121,7 @@ async fn check(checks: &mut watch::Receiver<()>, heard: &Heard) -> LoginError {
 }
 
 fn silence(heard: &Heard) -> Duration {
-    heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    lock(heard).elapsed()
 }
 
 /// What there is to write.

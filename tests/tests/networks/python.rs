@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use proxystore_shared::EndpointId;
@@ -11,13 +12,17 @@ use proxystore_tests::net::PathKind::Direct;
 use proxystore_tests::net::{self, Ground, Inside, Namespace, Nat, Plan, Program, Relay, Segment, Site};
 use proxystore_tests::net::{Stack, Subnet};
 use proxystore_tests::process::lay_out;
-use proxystore_tests::{Site as Configured, http_client, noise, python, skipped, until};
+use proxystore_tests::{PATIENCE, Site as Configured, http_client, noise, python, skipped, until};
 use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
 
 /// A port of the relay that answers STUN.
 const STUN_PORT: u16 = 3478;
 
 const HTTP_PORT: u16 = 8765;
+
+/// How often an endpoint is asked for what is to come.
+const POLL: Duration = Duration::from_millis(50);
 
 /// A host on which a Python endpoint runs.
 struct PythonSite {
@@ -66,7 +71,7 @@ impl PythonSite {
                 false => bail!("{}: {}", answer.status(), answer.text().await?),
             }
         };
-        self.inside.run(tokio::time::timeout(net::DEADLINE, answering)).await??
+        self.inside.run(timeout(net::DEADLINE, answering)).await??
     }
 }
 
@@ -100,12 +105,13 @@ impl Lab {
         let ground = Ground::new("b", &internet, 12, &b)?;
         let python = PythonSite::start(ground, &Relay::url(Stack::V4)).await?;
         // What the relay sees of our socket goes into descriptions.
-        let network = || async {
-            Ok::<_, anyhow::Error>(ours.endpoint.text("/v1/status").await?.contains("203.0.113."))
+        let observed = async {
+            while !ours.endpoint.text("/v1/status").await?.contains("203.0.113.") {
+                sleep(POLL).await;
+            }
+            anyhow::Ok(())
         };
-        while !network().await? {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+        timeout(PATIENCE, observed).await.context("the relay does not tell our address")??;
         Ok(Some(Self { ours, python, relay, _internet: machine }))
     }
 
@@ -128,11 +134,13 @@ impl Lab {
             "other bytes than those stored"
         );
         ensure!(python.get("here", endpoint.id).await? == here, "other bytes than those stored");
-        let peer = || async { endpoint.peer(python.id).await };
-        while peer().await?.context("no session")?.path != Some(Direct) {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-        Ok(())
+        let direct = async {
+            while endpoint.peer(python.id).await?.context("no session")?.path != Some(Direct) {
+                sleep(POLL).await;
+            }
+            Ok(())
+        };
+        timeout(PATIENCE, direct).await.context("no direct path is shown")?
     }
 }
 
@@ -160,8 +168,9 @@ async fn where_no_nat_can_be_punched_both_are_told() -> Result<()> {
     ensure!(!net::hung(&error), "it hung");
     let text = format!("{error:#}");
     ensure!(text.contains("Python endpoint") && text.contains("UDP"), "{text}");
-    let again =
-        format!("{:#}", lab.ours.endpoint.get("any", Some(lab.python.id)).await.expect_err("nor later"));
-    ensure!(again.contains("takes another in"), "{again}");
+    let again = lab.ours.endpoint.get("any", Some(lab.python.id)).await.expect_err("nor later");
+    ensure!(format!("{again:#}").contains("takes another in"), "{again:#}");
+    let theirs = lab.python.get("any", lab.ours.endpoint.id).await.expect_err("nor from there");
+    ensure!(!net::hung(&theirs), "Python's client hung");
     Ok(())
 }

@@ -65,9 +65,6 @@ impl PythonPeer {
 
     /// What can be known of an object, which travels for it.
     pub async fn stat(&self, id: &ObjectId) -> Result<Option<ObjectMeta>, PeerError> {
-        if !self.exists(id).await? {
-            return Ok(None);
-        }
         let (response, _share) = self.ask(Op::Get, id, None).await?;
         match response.data {
             Some(data) => describe(data).await.map(Some),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Share;
 use crate::endpoint::RequestError;
+use crate::lock::lock;
 use crate::peer::PeerError;
 use crate::peer::activity::Activity;
 use crate::peer::negotiation::ConnectionId;
@@ -222,10 +223,6 @@ impl PythonSession {
             Err(_) => Err(PeerError::Stalled(limit)),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn gone() -> PeerError {

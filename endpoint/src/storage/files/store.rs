@@ -13,6 +13,7 @@ use proxystore_shared::{Digest, ObjectId};
 
 use super::FileLimits;
 use super::layout::{FOLDERS, FileName, Layout, Partial, sync_dir};
+use crate::lock::lock;
 use crate::storage::StorageError;
 use crate::storage::meter::{Meter, Reservation};
 
@@ -206,7 +207,7 @@ impl Store {
     }
 
     fn lock_folder(&self, name: &FileName) -> MutexGuard<'_, ()> {
-        self.folders[name.folder()].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.folders[name.folder()])
     }
 
     fn read<T>(&self, look: impl FnOnce(&Index) -> T) -> T {

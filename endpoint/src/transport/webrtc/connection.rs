@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use proxystore_shared::config::endpoint::MAX_PEER_CHANNELS;
@@ -16,6 +16,7 @@ use str0m::{IceCreds, Input, Output, Rtc, RtcConfig, RtcError};
 use tokio::time::{sleep_until, timeout};
 
 use super::desk::{Datagram, Desk, Identity, Inbox};
+use crate::lock::lock;
 
 /// Silence after which the peer is given up. Python asks for a sign of life every 5 s and gives up after six without.
 const MAX_SILENCE: Duration = Duration::from_secs(40);
@@ -416,10 +417,6 @@ impl Connection {
         // A peer that is gone needs not be told.
         let _ = timeout(limit, closing).await;
     }
-}
-
-fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
-    view.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn credentials(ice: &IceCredentials) -> IceCreds {
