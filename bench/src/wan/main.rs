@@ -21,6 +21,9 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum as _};
 use proxystore_endpoint::transport::tls::install_provider;
 use proxystore_tests::net;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 
 use contestant::Contestant;
 use report::{Row, Table};
@@ -57,6 +60,9 @@ struct Arguments {
     /// The program `sendme`; without it there are no figures of it.
     #[arg(long)]
     sendme: Option<PathBuf>,
+    /// Bytes of an object.
+    #[arg(long, value_delimiter = ',', default_values_t = SIZES)]
+    sizes: Vec<usize>,
     /// Who takes part.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Who::value_variants().to_vec())]
     only: Vec<Who>,
@@ -87,7 +93,7 @@ fn main() -> Result<()> {
 fn measure(setting: Setting, arguments: &Arguments, table: &mut Table) -> Result<()> {
     let world = World::start(setting)?;
     let contestants = contestants(&world, arguments)?;
-    for len in SIZES {
+    for &len in &arguments.sizes {
         for row in take_turns(setting, &contestants, len)? {
             eprintln!("{row}");
             table.add(row);
@@ -104,17 +110,21 @@ fn contestants(world: &World, arguments: &Arguments) -> Result<Vec<Box<dyn Conte
     started.filter_map(Result::transpose).collect()
 }
 
-/// Several rounds, in each of which every contestant fetches one object. A contestant other than ours that cannot is
-/// left out, and said so.
+/// Several rounds, in each of which every contestant fetches one object, in an order of the round's own: who comes after
+/// Python finds nothing of itself in the processor's caches. A contestant other than ours that cannot is left out, and
+/// said so.
 fn take_turns(setting: Setting, contestants: &[Box<dyn Contestant>], len: usize) -> Result<Vec<Row>> {
     let mut runners: Vec<(&dyn Contestant, Vec<Duration>)> = Vec::new();
     for contestant in contestants.iter().filter(|contestant| len >= contestant.least_len()) {
-        let ready = contestant.put(len).and_then(|()| contestant.warm_up());
+        let put = |len| contestant.put(len);
+        let ready = put(SIZES[0]).and_then(|()| put(len)).and_then(|()| contestant.warm_up());
         if still_there(contestant.as_ref(), len, ready)?.is_some() {
             runners.push((contestant.as_ref(), Vec::new()));
         }
     }
+    let mut random = StdRng::seed_from_u64(len as u64);
     for _ in 0..if len <= SMALL { SMALL_ROUNDS } else { ROUNDS } {
+        runners.shuffle(&mut random);
         let mut left = Vec::new();
         for (contestant, mut times) in runners {
             if times.iter().sum::<Duration>() < BUDGET {
@@ -127,6 +137,9 @@ fn take_turns(setting: Setting, contestants: &[Box<dyn Contestant>], len: usize)
         }
         runners = left;
     }
+    runners.sort_by_key(|(contestant, _)| {
+        contestants.iter().position(|other| other.name() == contestant.name())
+    });
     Ok(runners.into_iter().map(|(contestant, times)| Row::new(setting, contestant, len, times)).collect())
 }
 
