@@ -219,13 +219,16 @@ fn start_peers(
     let bind = peering.bind.map_or("*".to_owned(), |ip| ip.to_string());
     let socket = socket::open(peering.bind, peering.port)
         .map_err(|source| StartError::Listen { address: format!("udp {bind}:{}", peering.port), source })?;
-    let (stun_servers, others) = config.relay.stun_servers();
-    if !others.is_empty() {
-        warn!(servers = ?others, "only `stun:` servers of relay.ice_servers are asked");
+    let ice_servers = config.relay.sorted_ice_servers();
+    if !ice_servers.unused.is_empty() {
+        warn!(
+            servers = ?ice_servers.unused,
+            "of relay.ice_servers only `stun:` and the first `turn:` with user name and credential are used"
+        );
     }
     let peers = PeerOptions {
         peer_channels: config.relay.peer_channels as usize,
-        stun_servers,
+        ice_servers,
         id: config.uuid,
         identity,
         relay,

@@ -117,6 +117,8 @@ pub enum CandidateKind {
     Host,
     /// A NAT's, which passes on to the host.
     Reflexive,
+    /// A TURN server's, which passes on what the host has permitted. Of use for WebRTC only.
+    Relayed,
 }
 
 /// User name and password of address checks (RFC 8445); random for each description, as RFC 8839 asks.
@@ -235,6 +237,7 @@ fn candidate_line(index: usize, candidate: Candidate) -> String {
     let (preference, kind) = match candidate.kind {
         CandidateKind::Host => (126u32, "host"),
         CandidateKind::Reflexive => (100, "srflx raddr 0.0.0.0 rport 9"),
+        CandidateKind::Relayed => (0, "relay raddr 0.0.0.0 rport 9"),
     };
     let local_preference = 65_535 - index as u32;
     let priority = (preference << 24) | (local_preference << 8) | 255;
@@ -254,6 +257,7 @@ fn parse_candidate(value: &str) -> Option<Candidate> {
     let (ip, port): (IpAddr, u16) = (ip.parse().ok()?, port.parse().ok()?);
     let kind = match (words.next()?, words.next()?) {
         ("typ", "host") => CandidateKind::Host,
+        ("typ", "relay") => CandidateKind::Relayed,
         _ => CandidateKind::Reflexive,
     };
     let dialable = port != 0 && !ip.is_unspecified() && !ip.is_multicast();

@@ -55,7 +55,7 @@ impl ScriptedPeer {
         let key = identity.public_key();
         let socket = socket::open(Some(Ipv4Addr::LOCALHOST.into()), 0)?;
         let address = socket.local_addr()?;
-        let webrtc = Arc::new(Desk::new(socket.try_clone()?)?);
+        let webrtc = Arc::new(Desk::new(socket.try_clone()?, None)?);
         let (quic, _stun) = Quic::new(socket, relayed::queues().0, identity, webrtc)?;
         let (mut relay, _) = connect_async(relay).await?;
         let registration = Registration { name: "scripted".into(), uuid: id };

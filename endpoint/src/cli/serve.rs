@@ -97,10 +97,12 @@ fn start_logging(place: &Place, level: LogLevel, daemon: bool) -> Result<(), Fai
 
 /// The level is meant for this program; libraries speak up only when something is wrong.
 fn filter(level: LogLevel) -> EnvFilter {
-    EnvFilter::new(match level {
+    let level = match level {
         LogLevel::Error => "error",
         LogLevel::Warning => "warn",
         LogLevel::Info => "warn,proxystore_endpoint=info,proxystore_shared=info",
         LogLevel::Debug => "warn,proxystore_endpoint=debug,proxystore_shared=debug",
-    })
+    };
+    // These call every refusal an error; what comes of it is said by this program.
+    EnvFilter::new(format!("{level},stun_proto=off,turn_client_proto=off"))
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use dashmap::DashMap;
 use proxystore_shared::config::endpoint::PeeringConfig;
-use proxystore_shared::description::Candidate;
+use proxystore_shared::description::{Candidate, CandidateKind};
 use proxystore_shared::{EndpointId, PublicKey};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -76,7 +76,10 @@ pub struct Context {
 impl Context {
     /// Addresses for a description, as far as they are known now.
     pub fn candidates(&self) -> Vec<Candidate> {
-        self.addresses.borrow().candidates.clone()
+        let mut candidates = self.addresses.borrow().candidates.clone();
+        let relayed = self.webrtc.relayed_address();
+        candidates.extend(relayed.map(|address| Candidate { address, kind: CandidateKind::Relayed }));
+        candidates
     }
 
     /// What `peer` has to prove before it has described itself; none if nothing is known of its key.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use noq::Incoming;
 use proxystore_shared::EndpointId;
-use proxystore_shared::config::endpoint::PeeringConfig;
+use proxystore_shared::config::endpoint::{IceServers, PeeringConfig};
 use proxystore_shared::relay_message::PeerConnection;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
@@ -39,7 +39,7 @@ use crate::transport::mapping::PortMapper;
 use crate::transport::quic::{CloseCode, Quic};
 use crate::transport::relayed;
 use crate::transport::tls::proven_key;
-use crate::transport::webrtc::Desk;
+use crate::transport::webrtc::{Desk, turn};
 
 /// Peers at once. Clients choose whom to ask for, so there must be a bound; a task without work ends by itself.
 const MAX_PEERS: usize = 4096;
@@ -68,8 +68,8 @@ pub struct PeerOptions<'a> {
     pub config: PeeringConfig,
     /// Data channels that are opened towards a Python endpoint.
     pub peer_channels: usize,
-    /// STUN servers besides the relay, as `host:port`.
-    pub stun_servers: Vec<String>,
+    /// STUN servers besides the relay, and a TURN server.
+    pub ice_servers: IceServers,
     /// The socket; see [`crate::transport::socket::open`].
     pub socket: UdpSocket,
     /// Where keys of peers are remembered.
@@ -93,7 +93,10 @@ impl PeerManager {
         let (signaling, outbox) = Signaling::new(&options.relay, relay_end);
         let local = options.socket.local_addr()?;
         let socket = options.socket.try_clone()?;
-        let webrtc = Arc::new(Desk::new(options.socket.try_clone()?)?);
+        let turn =
+            options.ice_servers.turn.map(|server| turn::Holder::new(server, options.socket.try_clone()?));
+        let (holder, turn) = turn.transpose()?.unzip();
+        let webrtc = Arc::new(Desk::new(options.socket.try_clone()?, turn)?);
         let (quic, stun) = Quic::new(options.socket, socket_end, options.identity.clone(), webrtc.clone())?;
         let (mapper, forwarded) = PortMapper::new(local);
         let (finder, addresses) = Addresses::new(Means {
@@ -102,7 +105,7 @@ impl PeerManager {
             stun,
             configured: options.config.addresses.clone(),
             forwarded,
-            stun_servers: options.stun_servers,
+            stun_servers: options.ice_servers.stun,
             relay_host: signaling::host_of(&options.relay.address),
             offer: signaling.offer(),
         });
@@ -135,6 +138,10 @@ impl PeerManager {
         manager.spawn(finder.run(manager.context.stop.clone()));
         if manager.context.config.port_mapping {
             manager.spawn(mapper.run(manager.context.stop.clone()));
+        }
+        if let Some(holder) = holder {
+            let context = &manager.context;
+            manager.spawn(holder.run(context.webrtc.clone(), context.stop.clone()));
         }
         // Peers that are reached through the relay are told of the end through it.
         let leave_relay = CancellationToken::new();

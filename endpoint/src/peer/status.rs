@@ -55,7 +55,7 @@ pub enum PathKind {
     Direct,
     /// The network, to an address that a NAT gave the peer.
     Punched,
-    /// The relay, encrypted from end to end.
+    /// The relay, or on the way to a Python endpoint a TURN server; encrypted from end to end.
     Relayed,
 }
 

@@ -196,7 +196,7 @@ pub(crate) async fn resolve(host: &str) -> Vec<IpAddr> {
 }
 
 /// The same for `host:port`.
-async fn resolve_socket(server: &str) -> Vec<SocketAddr> {
+pub(super) async fn resolve_socket(server: &str) -> Vec<SocketAddr> {
     first_of_each_family(server, lookup_host(server)).await
 }
 

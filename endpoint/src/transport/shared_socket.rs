@@ -17,7 +17,7 @@ use proxystore_shared::stun;
 use tokio::sync::mpsc;
 
 use super::relayed::{self, Arrival, Outlet, SocketEnd};
-use super::webrtc::Desk;
+use super::webrtc::{Desk, Destination};
 
 /// A STUN message and its sender.
 pub type StunArrival = (SocketAddr, Vec<u8>);
@@ -102,7 +102,8 @@ impl SharedSocket {
             return false;
         }
         let from = canonical(meta.addr);
-        let taken = self.webrtc.deliver(from, meta.dst_ip.map(|ip| ip.to_canonical()), datagram);
+        let taken =
+            self.webrtc.deliver(from, Destination::Here(meta.dst_ip.map(|ip| ip.to_canonical())), datagram);
         if is_stun && !taken {
             // Its sender asks again.
             let _ = self.stun.try_send((from, datagram.to_vec()));
@@ -302,7 +303,7 @@ mod tests {
         relay.set_open(true);
         let (sender, stun) = mpsc::channel(4);
         let udp = Box::new(Canned(received.into_iter().collect()));
-        let webrtc = Arc::new(Desk::new(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap());
+        let webrtc = Arc::new(Desk::new(UdpSocket::bind("127.0.0.1:0").unwrap(), None).unwrap());
         Rig { socket: SharedSocket::new(udp, end, sender, webrtc).unwrap(), relay, stun }
     }
 

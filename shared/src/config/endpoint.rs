@@ -144,22 +144,81 @@ impl std::fmt::Debug for IceServer {
     }
 }
 
-impl RelayClientConfig {
-    /// The STUN servers as `host:port`, and the URLs of servers that are not asked.
-    pub fn stun_servers(&self) -> (Vec<String>, Vec<String>) {
-        let servers = self.ice_servers.iter().flatten();
-        let urls = servers.flat_map(|server| match &server.urls {
+impl IceServer {
+    fn urls(&self) -> &[String] {
+        match &self.urls {
             OneOrMany::One(url) => std::slice::from_ref(url),
             OneOrMany::Many(urls) => urls.as_slice(),
-        });
-        let (mut asked, mut others) = (Vec::new(), Vec::new());
-        for url in urls {
-            match url.strip_prefix("stun:") {
-                Some(server) => asked.push(with_port(server)),
-                None => others.push(url.clone()),
+        }
+    }
+
+    /// A TURN server's URL (RFC 7065), with the credential that belongs to it.
+    fn turn(&self, url: &str) -> Option<TurnServer> {
+        let server = url.strip_prefix("turn:")?;
+        let (server, transport) = match server.split_once('?') {
+            None | Some((_, "transport=udp")) => (server.split('?').next()?, TurnTransport::Udp),
+            Some((server, "transport=tcp")) => (server, TurnTransport::Tcp),
+            Some(_) => return None,
+        };
+        let (username, credential) = (self.username.clone()?, self.credential.clone()?);
+        Some(TurnServer { address: with_port(server), transport, username, credential })
+    }
+}
+
+/// A server that lends an address of its own (RFC 8656).
+#[derive(Clone, PartialEq, Eq)]
+pub struct TurnServer {
+    /// As `host:port`.
+    pub address: String,
+    /// How it is reached.
+    pub transport: TurnTransport,
+    /// Who we are there.
+    pub username: String,
+    /// What proves it.
+    pub credential: String,
+}
+
+impl std::fmt::Debug for TurnServer {
+    /// Leaves the credential out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TurnServer").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// What carries messages to a TURN server and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TurnTransport {
+    /// Unless the URL says otherwise.
+    Udp,
+    /// `?transport=tcp`, for networks that let no UDP through.
+    Tcp,
+}
+
+/// What each of the configured servers is good for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IceServers {
+    /// STUN servers, as `host:port`.
+    pub stun: Vec<String>,
+    /// The first TURN server, as Python has it.
+    pub turn: Option<TurnServer>,
+    /// URLs of servers that are not used.
+    pub unused: Vec<String>,
+}
+
+impl RelayClientConfig {
+    /// Sorts the servers by what they are good for.
+    pub fn sorted_ice_servers(&self) -> IceServers {
+        let mut sorted = IceServers::default();
+        for server in self.ice_servers.iter().flatten() {
+            for url in server.urls() {
+                match (url.strip_prefix("stun:"), server.turn(url)) {
+                    (Some(server), _) => sorted.stun.push(with_port(server)),
+                    (None, Some(turn)) if sorted.turn.is_none() => sorted.turn = Some(turn),
+                    _ => sorted.unused.push(url.clone()),
+                }
             }
         }
-        (asked, others)
+        sorted
     }
 }
 
@@ -398,11 +457,37 @@ mod tests {
     }
 
     #[test]
-    fn stun_servers_are_told_from_others() {
+    fn ice_servers_are_sorted() {
         let config: EndpointConfig = parse(PYTHON).expect("parses");
-        let others = ["turn:a", "turn:b"].map(String::from).to_vec();
-        assert_eq!(config.relay.stun_servers(), (vec!["example.org:3478".into()], others));
-        assert_eq!(RelayClientConfig::default().stun_servers(), (vec![], vec![]));
+        let sorted = config.relay.sorted_ice_servers();
+        assert_eq!((sorted.stun, sorted.unused), (vec!["example.org:3478".into()], vec!["turn:b".into()]));
+        let turn = sorted.turn.expect("there is one");
+        assert!(!format!("{turn:?}").contains("hush"), "secrets stay out of logs");
+        let expected = (String::from("a:3478"), TurnTransport::Udp, "u", "hush");
+        assert_eq!((turn.address, turn.transport, &*turn.username, &*turn.credential), expected);
+        assert_eq!(RelayClientConfig::default().sorted_ice_servers(), IceServers::default());
+    }
+
+    #[test]
+    fn a_turn_server_says_how_it_is_reached_and_needs_a_credential() {
+        let urls = OneOrMany::One(String::new());
+        let named = IceServer { urls, username: Some("u".into()), credential: Some("c".into()) };
+        let read = |url| named.turn(url).map(|turn| (turn.address, turn.transport));
+        for (url, address, transport) in [
+            ("turn:example.org", "example.org:3478", TurnTransport::Udp),
+            ("turn:example.org:80?transport=tcp", "example.org:80", TurnTransport::Tcp),
+            ("turn:[2001:db8::1]?transport=udp", "[2001:db8::1]:3478", TurnTransport::Udp),
+        ] {
+            assert_eq!(read(url), Some((address.into(), transport)));
+        }
+        for unusable in ["turns:example.org", "turn:example.org?transport=sctp", "stun:example.org"] {
+            assert_eq!(read(unusable), None);
+        }
+        assert_eq!(IceServer { credential: None, ..named.clone() }.turn("turn:example.org"), None);
+    }
+
+    #[test]
+    fn a_server_without_a_port_has_the_usual_one() {
         for (server, expected) in [
             ("example.org:19302", "example.org:19302"),
             ("[2001:db8::1]", "[2001:db8::1]:3478"),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use proxystore_shared::config::endpoint::EndpointConfig;
 
 use super::endpoint::Endpoint;
 use super::namespace::Namespace;
@@ -90,6 +91,16 @@ impl Ground {
 
     /// Starts an endpoint here.
     pub async fn settle(self, name: &str, plan: &Plan) -> Result<Site> {
+        self.settle_with(name, plan, |_| ()).await
+    }
+
+    /// The same with a configuration that is its own.
+    pub async fn settle_with(
+        self,
+        name: &str,
+        plan: &Plan,
+        adapt: impl FnOnce(&mut EndpointConfig),
+    ) -> Result<Site> {
         let proxy = self.proxy(plan)?;
         let configured = Configured::build(name, &Relay::url(plan.stack))?.with(|config| {
             config.port = HTTP_PORT;
@@ -98,6 +109,7 @@ impl Ground {
             config.peering.cache_size = 0;
             // Survives `Endpoint::kill`.
             config.storage.database_path = Some("blobs.db".into());
+            adapt(config);
         });
         let variables = ["http_proxy", "https_proxy"].into_iter();
         let environment =

@@ -1,14 +1,15 @@
-//! One of ours and a Python endpoint behind NATs, which meet by ICE: each asks the relay's STUN for its public address.
+//! One of ours and a Python endpoint behind NATs, which meet by ICE: each asks the relay's STUN for its public address, and
+//! where that is not enough, one of them has an address at a TURN server (coturn).
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use proxystore_shared::EndpointId;
-use proxystore_shared::config::endpoint::{IceServer, OneOrMany};
-use proxystore_tests::net::PathKind::Direct;
+use proxystore_shared::config::endpoint::{EndpointConfig, IceServer, OneOrMany};
+use proxystore_tests::net::PathKind::{self, Direct, Relayed};
 use proxystore_tests::net::{self, Ground, Inside, Namespace, Nat, Plan, Program, Relay, Segment, Site};
 use proxystore_tests::net::{Stack, Subnet};
 use proxystore_tests::process::lay_out;
@@ -18,6 +19,9 @@ use tokio::time::{sleep, timeout};
 
 /// A port of the relay that answers STUN.
 const STUN_PORT: u16 = 3478;
+
+/// What lets the sites use the TURN server.
+const CREDENTIAL: &str = "secret";
 
 const HTTP_PORT: u16 = 8765;
 
@@ -34,17 +38,18 @@ struct PythonSite {
 }
 
 impl PythonSite {
-    async fn start(ground: Ground, relay: &str) -> Result<Self> {
+    async fn start(ground: Ground, relay: &str, turn: Option<IceServer>) -> Result<Self> {
         let stun = IceServer {
             urls: OneOrMany::One(format!("stun:{}:{STUN_PORT}", relay_address())),
             username: None,
             credential: None,
         };
+        let ice_servers = [stun].into_iter().chain(turn).collect();
         let configured = Configured::build("python", relay)?.with(|config| {
             config.port = HTTP_PORT;
             // An id of ours stands for a key, which Python endpoints do not have.
             config.uuid = EndpointId::random();
-            config.relay.ice_servers = Some(vec![stun]);
+            config.relay.ice_servers = Some(ice_servers);
         });
         let (home, config) = lay_out(configured)?;
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python/python_endpoint.py");
@@ -79,16 +84,67 @@ fn relay_address() -> Ipv4Addr {
     Subnet::INTERNET.v4(10)
 }
 
+/// A TURN server on the internet.
+struct Coturn {
+    program: Program,
+    _dir: TempDir,
+}
+
+/// Its number there.
+const COTURN: u8 = 20;
+
+impl Coturn {
+    fn start(internet: &Segment) -> Result<Self> {
+        let machine = Namespace::new("turn")?;
+        internet.plug(&machine, "eth", COTURN, Stack::V4)?;
+        let dir = tempfile::tempdir()?;
+        let address = Subnet::INTERNET.v4(COTURN).to_string();
+        let log = dir.path().join("turn.log");
+        let program = Program::start(&machine, Path::new("turnserver"), &log, |command| {
+            command.args(["-n", "--listening-ip", &address, "--relay-ip", &address]);
+            command.args(["--lt-cred-mech", "--realm", "tests", "--user", &format!("site:{CREDENTIAL}")]);
+            command.args(["--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout", "--pidfile"]);
+            command.arg(dir.path().join("pid")).arg("--userdb").arg(dir.path().join("users"));
+        })?;
+        Ok(Self { program, _dir: dir })
+    }
+
+    /// As a configuration names it; `query` is what follows the URL's port.
+    fn named(query: &str, credential: &str) -> IceServer {
+        IceServer {
+            urls: OneOrMany::One(format!("turn:{}:3478{query}", Subnet::INTERNET.v4(COTURN))),
+            username: Some("site".into()),
+            credential: Some(credential.into()),
+        }
+    }
+}
+
+/// What a pair is built from.
+struct Pair {
+    ours: Plan,
+    theirs: Plan,
+    /// TURN servers in the two configurations.
+    our_turn: Option<IceServer>,
+    their_turn: Option<IceServer>,
+}
+
+impl Pair {
+    fn behind(ours: Nat, theirs: Nat) -> Self {
+        Self { ours: ours.into(), theirs: Plan { lan: 2, ..theirs.into() }, our_turn: None, their_turn: None }
+    }
+}
+
 struct Lab {
     ours: Site,
     python: PythonSite,
     relay: Relay,
+    coturn: Option<Coturn>,
     _internet: Arc<Namespace>,
 }
 
 impl Lab {
     /// Builds it; none where networks cannot be made or Python is missing.
-    async fn new(ours: Nat, theirs: Nat) -> Result<Option<Self>> {
+    async fn new(pair: Pair) -> Result<Option<Self>> {
         if !net::possible() {
             return Ok(None);
         }
@@ -100,28 +156,50 @@ impl Lab {
         let internet = Segment::new(&machine, "net", Subnet::INTERNET)?;
         let config = format!("[udp]\nports = [{STUN_PORT}, {}]\n", STUN_PORT + 1);
         let relay = Relay::start(&internet, &config).await?;
-        let (a, b) = (Plan::from(ours), Plan { lan: 2, ..Plan::from(theirs) });
-        let ours = Ground::new("a", &internet, 11, &a)?.settle("a", &a).await?;
-        let ground = Ground::new("b", &internet, 12, &b)?;
-        let python = PythonSite::start(ground, &Relay::url(Stack::V4)).await?;
-        // What the relay sees of our socket goes into descriptions.
+        let uses_turn = pair.our_turn.is_some() || pair.their_turn.is_some();
+        if uses_turn && !Path::new("/usr/bin/turnserver").exists() {
+            skipped("networks with a TURN server: coturn is not installed");
+            return Ok(None);
+        }
+        let coturn = uses_turn.then(|| Coturn::start(&internet)).transpose()?;
+        let Pair { ours, theirs, our_turn, their_turn } = pair;
+        let waits = our_turn.as_ref().is_some_and(|turn| turn.credential.as_deref() == Some(CREDENTIAL));
+        let ground = Ground::new("a", &internet, 11, &ours)?;
+        let adapt = |config: &mut EndpointConfig| config.relay.ice_servers = our_turn.map(|turn| vec![turn]);
+        let ours = ground.settle_with("a", &ours, adapt).await?;
+        let ground = Ground::new("b", &internet, 12, &theirs)?;
+        let python = PythonSite::start(ground, &Relay::url(Stack::V4), their_turn).await?;
+        let lab = Self { ours, python, relay, coturn, _internet: machine };
+        lab.wait_for_addresses(waits).await.with_context(|| lab.logs())?;
+        Ok(Some(lab))
+    }
+
+    /// What the relay sees of our socket, and what a TURN server lends, goes into descriptions.
+    async fn wait_for_addresses(&self, lent: bool) -> Result<()> {
+        let endpoint = &self.ours.endpoint;
         let observed = async {
-            while !ours.endpoint.text("/v1/status").await?.contains("203.0.113.") {
+            loop {
+                let known = match lent {
+                    true => endpoint.log().contains(": address at the TURN server"),
+                    false => endpoint.text("/v1/status").await?.contains("203.0.113."),
+                };
+                if known {
+                    return anyhow::Ok(());
+                }
                 sleep(POLL).await;
             }
-            anyhow::Ok(())
         };
-        timeout(PATIENCE, observed).await.context("the relay does not tell our address")??;
-        Ok(Some(Self { ours, python, relay, _internet: machine }))
+        timeout(PATIENCE, observed).await.context("our addresses are not known")?
     }
 
     fn logs(&self) -> String {
         let (ours, python) = (self.ours.endpoint.log(), self.python.program.log());
-        format!("== ours\n{ours}\n== Python\n{python}\n== relay\n{}", self.relay.log())
+        let turn = self.coturn.as_ref().map(|coturn| coturn.program.log()).unwrap_or_default();
+        format!("== ours\n{ours}\n== Python\n{python}\n== relay\n{}\n== TURN\n{turn}", self.relay.log())
     }
 
-    /// An object crosses in each direction; `ours_first` says who makes the offer.
-    async fn exchange(&self, ours_first: bool) -> Result<()> {
+    /// An object crosses in each direction, in the end by `path`; `ours_first` says who makes the offer.
+    async fn exchange(&self, ours_first: bool, path: PathKind) -> Result<()> {
         let (endpoint, python) = (&self.ours.endpoint, &self.python);
         let (there, here) = (noise(2_000_000, 1), noise(2_000_000, 2));
         endpoint.put("here", None, here.clone()).await?;
@@ -134,13 +212,13 @@ impl Lab {
             "other bytes than those stored"
         );
         ensure!(python.get("here", endpoint.id).await? == here, "other bytes than those stored");
-        let direct = async {
-            while endpoint.peer(python.id).await?.context("no session")?.path != Some(Direct) {
+        let shown = async {
+            while endpoint.peer(python.id).await?.context("no session")?.path != Some(path) {
                 sleep(POLL).await;
             }
             Ok(())
         };
-        timeout(PATIENCE, direct).await.context("no direct path is shown")?
+        timeout(PATIENCE, shown).await.with_context(|| format!("no {path:?} path is shown"))?
     }
 }
 
@@ -152,10 +230,10 @@ async fn through_nats_that_can_be_punched_python_endpoints_are_reached() -> Resu
         (Nat::Symmetric, Nat::EndpointIndependent, true),
         (Nat::None, Nat::Symmetric, false),
     ] {
-        let Some(lab) = Lab::new(ours, theirs).await? else { return Ok(()) };
+        let Some(lab) = Lab::new(Pair::behind(ours, theirs)).await? else { return Ok(()) };
         let context =
             || format!("{} and {}, ours first: {ours_first}\n{}", ours.name(), theirs.name(), lab.logs());
-        lab.exchange(ours_first).await.with_context(context)?;
+        lab.exchange(ours_first, Direct).await.with_context(context)?;
     }
     Ok(())
 }
@@ -163,7 +241,7 @@ async fn through_nats_that_can_be_punched_python_endpoints_are_reached() -> Resu
 /// Python has no way through the relay, so there is none.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_nat_can_be_punched_both_are_told() -> Result<()> {
-    let Some(lab) = Lab::new(Nat::Symmetric, Nat::Symmetric).await? else { return Ok(()) };
+    let Some(lab) = Lab::new(Pair::behind(Nat::Symmetric, Nat::Symmetric)).await? else { return Ok(()) };
     let error = lab.ours.endpoint.get("any", Some(lab.python.id)).await.expect_err("there is no way");
     ensure!(!net::hung(&error), "it hung");
     let text = format!("{error:#}");
@@ -172,5 +250,42 @@ async fn where_no_nat_can_be_punched_both_are_told() -> Result<()> {
     ensure!(format!("{again:#}").contains("takes another in"), "{again:#}");
     let theirs = lab.python.get("any", lab.ours.endpoint.id).await.expect_err("nor from there");
     ensure!(!net::hung(&theirs), "Python's client hung");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_one_side_has_a_turn_server_no_nat_is_in_the_way() -> Result<()> {
+    let turn = || Some(Coturn::named("", CREDENTIAL));
+    for (our_turn, their_turn, ours_first) in
+        [(turn(), None, true), (turn(), None, false), (None, turn(), true), (None, turn(), false)]
+    {
+        let context = format!("ours: {our_turn:?}, Python's: {their_turn:?}, ours first: {ours_first}");
+        let pair = Pair { our_turn, their_turn, ..Pair::behind(Nat::Symmetric, Nat::Symmetric) };
+        let Some(lab) = Lab::new(pair).await? else { return Ok(()) };
+        lab.exchange(ours_first, Relayed).await.with_context(|| format!("{context}\n{}", lab.logs()))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tcp_a_turn_server_helps_where_no_udp_passes() -> Result<()> {
+    let our_turn = Some(Coturn::named("?transport=tcp", CREDENTIAL));
+    let pair = Pair { ours: Plan::without_udp(), our_turn, ..Pair::behind(Nat::None, Nat::PortRestricted) };
+    let Some(lab) = Lab::new(pair).await? else { return Ok(()) };
+    lab.exchange(true, Relayed).await.with_context(|| lab.logs())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_server_that_refuses_is_named_and_in_nobodys_way() -> Result<()> {
+    const WRONG: &str = "not-the-secret";
+    let our_turn = Some(Coturn::named("", WRONG));
+    let pair = Pair { our_turn, ..Pair::behind(Nat::PortRestricted, Nat::PortRestricted) };
+    let Some(lab) = Lab::new(pair).await? else { return Ok(()) };
+    lab.exchange(true, Direct).await.with_context(|| lab.logs())?;
+    let log = || lab.ours.endpoint.log();
+    until("the refusal is in the log", || log().contains("no address at the TURN server")).await?;
+    let log = log();
+    ensure!(log.contains("does not accept the user name and credential"), "{log}");
+    ensure!(!log.contains(WRONG), "the credential is in the log: {log}");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use proxystore_shared::PublicKey;
 use proxystore_shared::description::{
-    Candidate, IceCredentials, QuicPeer, SessionDescription, SessionId, Setup, WebRtcPeer,
+    Candidate, CandidateKind, IceCredentials, QuicPeer, SessionDescription, SessionId, Setup, WebRtcPeer,
 };
 use proxystore_shared::relay_message::{DescriptionKind, PeerConnection};
 use tracing::{debug, warn};
@@ -41,7 +41,10 @@ impl Actor {
         })?;
         let (session, described) = match (description.quic, description.webrtc) {
             (Some(quic), _) => {
-                (Some(quic.session), Described::Ours(self.ours(quic.key, description.candidates)?))
+                let mut candidates = description.candidates;
+                // What a TURN server passes on is for WebRTC.
+                candidates.retain(|candidate| candidate.kind != CandidateKind::Relayed);
+                (Some(quic.session), Described::Ours(self.ours(quic.key, candidates)?))
             }
             (None, Some(webrtc)) => {
                 self.context.pins.check_keyless(self.peer).map_err(identity)?;

@@ -95,7 +95,11 @@ impl Actor {
 
     fn with_webrtc(&self, status: PeerStatus, session: &PythonSession) -> PeerStatus {
         let view = session.view();
-        let kind = |address| if self.hosts.contains(&address) { PathKind::Direct } else { PathKind::Punched };
+        let kind = |address| match self.hosts.contains(&address) {
+            _ if view.relayed => PathKind::Relayed,
+            true => PathKind::Direct,
+            false => PathKind::Punched,
+        };
         PeerStatus {
             protocol: Some(Protocol::WebRtc),
             path: view.remote.map(kind),

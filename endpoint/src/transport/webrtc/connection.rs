@@ -15,7 +15,7 @@ use str0m::net::{Protocol, Receive};
 use str0m::{IceCreds, Input, Output, Rtc, RtcConfig, RtcError};
 use tokio::time::{sleep_until, timeout};
 
-use super::desk::{Datagram, Desk, Identity, Inbox};
+use super::desk::{Datagram, Desk, Destination, Identity, Inbox};
 use crate::lock::lock;
 
 /// Silence after which the peer is given up. Python asks for a sign of life every 5 s and gives up after six without.
@@ -87,6 +87,8 @@ pub enum Event {
 pub struct View {
     /// Where the peer is.
     pub remote: Option<SocketAddr>,
+    /// Whether a TURN server is in between.
+    pub relayed: bool,
     /// Round trip of the last check.
     pub round_trip: Option<Duration>,
     /// UDP bytes sent.
@@ -102,6 +104,8 @@ pub struct Connection {
     inbox: Inbox,
     /// Addresses of this side.
     bases: Vec<SocketAddr>,
+    /// Addresses at TURN servers, of either side.
+    relays: Vec<SocketAddr>,
     /// Channels that are open.
     channels: Vec<ChannelId>,
     /// Channels that there will be; not known to the side that answered before the first is open.
@@ -139,6 +143,7 @@ impl Connection {
             rtc: Box::new(config.build(now)),
             inbox: desk.open(terms.local.ufrag.clone()),
             bases: Vec::new(),
+            relays: Vec::new(),
             channels: Vec::new(),
             expected: None,
             opening: None,
@@ -165,8 +170,12 @@ impl Connection {
         api.set_remote_ice_credentials(credentials(&terms.remote.ice));
         let bytes = terms.remote.fingerprint.to_vec();
         api.set_remote_fingerprint(Fingerprint { hash_func: "sha-256".into(), bytes });
+        let both = terms.local_candidates.iter().chain(&terms.remote_candidates);
+        let relayed = both.filter(|candidate| candidate.kind == CandidateKind::Relayed);
+        self.relays = relayed.map(|candidate| candidate.address).collect();
         self.add_local_candidates(&terms.local_candidates);
         for candidate in &terms.remote_candidates {
+            self.inbox.permit(candidate.address.ip());
             if let Ok(candidate) = remote_candidate(candidate) {
                 self.rtc.add_remote_candidate(candidate);
             }
@@ -208,6 +217,7 @@ impl Connection {
                     Some(base) => str0m::Candidate::server_reflexive(address, base, "udp"),
                     None => continue,
                 },
+                CandidateKind::Relayed => str0m::Candidate::relayed(address, address, "udp"),
             };
             // One that the protocol has no use for, like an IPv6 address of a single link, is left out.
             if let Ok(made) = made {
@@ -248,8 +258,14 @@ impl Connection {
 
     fn receive(&mut self, datagram: Datagram) {
         let Datagram { from, to, bytes } = datagram;
-        let base = to.and_then(|ip| self.bases.iter().copied().find(|base| base.ip() == ip));
-        let Some(destination) = base.or_else(|| self.base_for(from)) else { return };
+        let destination = match to {
+            Destination::Here(ip) => {
+                let base = ip.and_then(|ip| self.bases.iter().copied().find(|base| base.ip() == ip));
+                base.or_else(|| self.base_for(from))
+            }
+            Destination::Relayed(address) => Some(address),
+        };
+        let Some(destination) = destination else { return };
         let Ok(contents) = bytes.as_slice().try_into() else { return };
         let now = Instant::now();
         let receive = Receive { proto: Protocol::Udp, source: from, destination, contents };
@@ -286,7 +302,7 @@ impl Connection {
                 }
                 Ok(Output::Transmit(transmit)) => {
                     lock(&self.view).sent += transmit.contents.len() as u64;
-                    self.inbox.send(transmit.destination, &transmit.contents);
+                    self.inbox.send(transmit.source, transmit.destination, &transmit.contents);
                 }
                 Ok(Output::Event(event)) => self.note(event),
                 Err(error) => return self.end(error.to_string()),
@@ -312,6 +328,8 @@ impl Connection {
                 let mut view = lock(&self.view);
                 view.round_trip = pair.current_round_trip_time;
                 view.remote = Some(pair.remote.addr);
+                let (local, remote) = (pair.local.addr, pair.remote.addr);
+                view.relayed = self.relays.contains(&local) || self.relays.contains(&remote);
             }
             _ => {}
         }
@@ -429,6 +447,7 @@ fn remote_candidate(candidate: &Candidate) -> Result<str0m::Candidate, IceError>
         CandidateKind::Reflexive => {
             str0m::Candidate::server_reflexive(candidate.address, candidate.address, "udp")
         }
+        CandidateKind::Relayed => str0m::Candidate::relayed(candidate.address, candidate.address, "udp"),
     }
 }
 

@@ -14,6 +14,7 @@ use proxystore_shared::stun;
 use str0m::config::{CryptoProvider, DtlsCert};
 use tokio::sync::mpsc;
 
+use super::turn::Turn;
 use crate::transport::shared_socket::{canonical, mapped};
 
 /// Datagrams that wait for a connection: some 1.5 MB, more than Python has under way at once. More are lost, as they are on
@@ -28,10 +29,19 @@ const MAX_ADDRESSES: usize = 64;
 pub struct Datagram {
     /// Its sender.
     pub from: SocketAddr,
-    /// The address of this host that it was sent to, where the system says.
-    pub to: Option<IpAddr>,
+    /// Where it was sent to.
+    pub to: Destination,
     /// Its bytes.
     pub bytes: Vec<u8>,
+}
+
+/// Where a datagram was sent to.
+#[derive(Debug, Clone, Copy)]
+pub enum Destination {
+    /// To this host; to which of its addresses, where the system says.
+    Here(Option<IpAddr>),
+    /// To this address at the TURN server.
+    Relayed(SocketAddr),
 }
 
 /// See the module's head.
@@ -39,6 +49,7 @@ pub struct Datagram {
 pub struct Desk {
     socket: UdpSocket,
     local: SocketAddr,
+    turn: Option<Turn>,
     /// Made for the first description: an endpoint without peers does without, and the library has 4 MB of memory at once.
     identity: OnceLock<Option<Identity>>,
     by_user: DashMap<String, mpsc::Sender<Datagram>>,
@@ -70,11 +81,16 @@ struct Known {
 }
 
 impl Desk {
-    /// Sends from `socket`, a second handle to the endpoint's.
-    pub fn new(socket: UdpSocket) -> io::Result<Self> {
+    /// Sends from `socket`, a second handle to the endpoint's, and from the address at a TURN server if there is one.
+    pub fn new(socket: UdpSocket, turn: Option<Turn>) -> io::Result<Self> {
         let local = socket.local_addr()?;
         let (by_user, by_address) = (DashMap::new(), DashMap::new());
-        Ok(Self { socket, local, identity: OnceLock::new(), by_user, by_address })
+        Ok(Self { socket, local, turn, identity: OnceLock::new(), by_user, by_address })
+    }
+
+    /// The address at the TURN server; none while there is none.
+    pub fn relayed_address(&self) -> Option<SocketAddr> {
+        self.turn.as_ref()?.address()
     }
 
     pub(super) fn identity(&self) -> Option<&Identity> {
@@ -89,7 +105,11 @@ impl Desk {
 
     /// Hands a datagram to the connection it is for, and says whether it can be for nobody else. Nothing happens if there is
     /// none, or it is too busy: whoever sent it sends it again.
-    pub fn deliver(&self, from: SocketAddr, to: Option<IpAddr>, bytes: &[u8]) -> bool {
+    pub fn deliver(&self, from: SocketAddr, to: Destination, bytes: &[u8]) -> bool {
+        let is_turn = |turn: &Turn| stun::is_beyond_binding(bytes) && turn.take(from, bytes);
+        if matches!(to, Destination::Here(_)) && self.turn.as_ref().is_some_and(is_turn) {
+            return true;
+        }
         let datagram = || Datagram { from, to, bytes: bytes.to_vec() };
         if let Some(user) = stun::checked_user(bytes) {
             if let Some(inbox) = self.by_user.get(user) {
@@ -116,7 +136,10 @@ impl Desk {
         }
     }
 
-    fn send(&self, to: SocketAddr, bytes: &[u8]) {
+    fn send(&self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        if let Some(turn) = self.turn.as_ref().filter(|turn| turn.address() == Some(from)) {
+            return turn.send(to, bytes);
+        }
         let to = if self.local.is_ipv6() { mapped(to) } else { to };
         // A datagram that cannot be sent is a lost one.
         let _ = self.socket.send_to(bytes, to);
@@ -146,10 +169,17 @@ impl Inbox {
         }
     }
 
-    /// Sends a datagram; the answers will come here.
-    pub fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+    /// Sends a datagram from one of our addresses; the answers will come here.
+    pub fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         self.claim(to, false);
-        self.desk.send(to, bytes);
+        self.desk.send(from, to, bytes);
+    }
+
+    /// Lets a peer's host send to our address at the TURN server, if there is one.
+    pub fn permit(&self, host: IpAddr) {
+        if let Some(turn) = &self.desk.turn {
+            turn.permit(host);
+        }
     }
 
     /// An authentic message came from `address`.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proxystore_shared::description::{Candidate, CandidateKind, IceCredentials, Setup, WebRtcPeer};
 use tokio::time::timeout;
 
-use super::{Connection, Desk, Event, Role, Terms};
+use super::{Connection, Desk, Destination, Event, Role, Terms};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,13 +23,13 @@ impl Side {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let (address, receiver) = (socket.local_addr().unwrap(), socket.try_clone().unwrap());
         receiver.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let desk = Arc::new(Desk::new(socket).unwrap());
+        let desk = Arc::new(Desk::new(socket, None).unwrap());
         let weak = Arc::downgrade(&desk);
         std::thread::spawn(move || {
             let mut buffer = [0; 2048];
             while let Some(desk) = weak.upgrade() {
                 if let Ok((len, from)) = receiver.recv_from(&mut buffer) {
-                    desk.deliver(from, Some(address.ip()), &buffer[..len]);
+                    desk.deliver(from, Destination::Here(Some(address.ip())), &buffer[..len]);
                 }
             }
         });

@@ -1,0 +1,421 @@
+//! An address at a TURN server (RFC 8656), for Python endpoints that no address of this host can reach.
+//!
+//! One task holds it for as long as the endpoint runs, so that it is known before a peer is offered it and nobody waits
+//! for it. The protocol is `turn-client-proto`'s, which has neither sockets nor clocks. Over UDP it shares the endpoint's
+//! socket, and channels are not used there: their first bytes are QUIC's (RFC 9443, section 4).
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proxystore_shared::config::endpoint::{TurnServer, TurnTransport};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use turn_client_proto::api::{TurnClientApi as _, TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet};
+use turn_client_proto::client::TurnClient;
+use turn_client_proto::stun::Instant as TurnInstant;
+use turn_client_proto::stun::agent::Transmit;
+use turn_client_proto::tcp::TurnClientTcp;
+use turn_client_proto::types::prelude::DelayedTransmitBuild as _;
+use turn_client_proto::types::{TransportType, TurnCredentials};
+use turn_client_proto::udp::TurnClientUdp;
+
+use super::desk::{Desk, Destination};
+use crate::transport::addresses::resolve_socket;
+use crate::transport::shared_socket::mapped;
+
+/// What waits for the task: some 1.5 MB of datagrams. More are lost, as they are on the network.
+const ORDERS: usize = 1024;
+
+/// From a request to its repetition, twice as long each time: the protocol's least (RFC 8489, section 6.2.1), and what a
+/// server takes at the most that is of any use.
+const REPEAT: Duration = Duration::from_millis(500);
+const REPEAT_AT_MOST: Duration = Duration::from_secs(2);
+
+/// How often a request is made: with the pauses between them, for 5.5 s.
+const REQUESTS: u32 = 4;
+
+/// For the server to lend an address: both requests that it takes, with a repetition of each.
+const ANSWER_LIMIT: Duration = Duration::from_secs(6);
+
+/// From a failure to the next attempt: a server that is down is not asked all the time.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// For a connection over TCP to come up, or to take what is written: a server at the other end of the world takes a second.
+const TCP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Read at once from a connection over TCP: a dozen datagrams.
+const TCP_BUFFER: usize = 16 << 10;
+
+/// Hosts that may send to the address. Servers allow as many as they like, and they are renewed for as long as there is
+/// the address; with more, it is given back for another one.
+const MAX_PERMITTED: usize = 256;
+
+/// What others want of the task.
+#[derive(Debug)]
+enum Order {
+    /// A datagram came from the server.
+    Take(Vec<u8>),
+    /// A peer's host may send to the address.
+    Permit(IpAddr),
+    /// Something goes to a peer.
+    Send(SocketAddr, Vec<u8>),
+}
+
+/// Where the address is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Place {
+    /// The server, if it is reached over the endpoint's own socket.
+    server: Option<SocketAddr>,
+    /// The address.
+    address: Option<SocketAddr>,
+}
+
+/// The way to the task.
+#[derive(Debug)]
+pub struct Turn {
+    orders: mpsc::Sender<Order>,
+    place: watch::Receiver<Place>,
+}
+
+impl Turn {
+    /// The address; none while there is none.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.place.borrow().address
+    }
+
+    /// Takes a datagram if it is the server's, and says whether it is.
+    pub(super) fn take(&self, from: SocketAddr, bytes: &[u8]) -> bool {
+        let is_ours = self.place.borrow().server == Some(from);
+        if is_ours {
+            self.order(Order::Take(bytes.to_vec()));
+        }
+        is_ours
+    }
+
+    /// Lets a peer's host send to the address.
+    pub(super) fn permit(&self, host: IpAddr) {
+        self.order(Order::Permit(host));
+    }
+
+    /// Sends from the address.
+    pub(super) fn send(&self, to: SocketAddr, bytes: &[u8]) {
+        self.order(Order::Send(to, bytes.to_vec()));
+    }
+
+    fn order(&self, order: Order) {
+        // What is too much is lost; its sender sends it again.
+        let _ = self.orders.try_send(order);
+    }
+}
+
+/// Why there is no address.
+#[derive(Debug, thiserror::Error)]
+enum TurnError {
+    #[error("its name leads to no address")]
+    Unknown,
+    #[error("it has none to give")]
+    Refused,
+    // The library takes a second refusal of the credential for forged, and waits for another answer.
+    #[error("it does not answer, or does not accept the user name and credential")]
+    Gone,
+    #[error("too many peers for one address; taking another")]
+    Worn,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The task.
+pub struct Holder {
+    server: TurnServer,
+    socket: UdpSocket,
+    local: SocketAddr,
+    orders: mpsc::Receiver<Order>,
+    place: watch::Sender<Place>,
+    /// When the library's time began.
+    epoch: Instant,
+}
+
+/// How the server is reached.
+enum Link {
+    Udp(SocketAddr),
+    Tcp(TcpStream),
+}
+
+/// An address, or the attempt to get one.
+struct Allocation {
+    client: TurnClient,
+    link: Link,
+    permitted: BTreeSet<IpAddr>,
+}
+
+impl Holder {
+    /// For `server`; `socket` is a second handle to the endpoint's.
+    pub fn new(server: TurnServer, socket: UdpSocket) -> io::Result<(Self, Turn)> {
+        let local = socket.local_addr()?;
+        let (sender, orders) = mpsc::channel(ORDERS);
+        let (place, receiver) = watch::channel(Place::default());
+        let holder = Self { server, socket, local, orders, place, epoch: Instant::now() };
+        Ok((holder, Turn { orders: sender, place: receiver }))
+    }
+
+    /// Holds an address until `stop`. What comes for it goes to `desk`.
+    pub async fn run(mut self, desk: Arc<Desk>, stop: CancellationToken) {
+        loop {
+            let held = self.hold(&desk, &stop).await;
+            self.place.send_replace(Place::default());
+            let Err(error) = held else { return };
+            warn!(server = %self.server.address, %error, "no address at the TURN server");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(RETRY) => {}
+            }
+        }
+    }
+
+    /// Ends with `stop`, or with why there is no address any longer.
+    async fn hold(&mut self, desk: &Desk, stop: &CancellationToken) -> Result<(), TurnError> {
+        let mut allocation = self.begin().await?;
+        let mut buffer = vec![0; if matches!(allocation.link, Link::Tcp(_)) { TCP_BUFFER } else { 0 }];
+        let give_up = Instant::now() + ANSWER_LIMIT;
+        loop {
+            let due = self.advance(&mut allocation).await?;
+            let has_address = self.place.borrow().address.is_some();
+            let lost = has_address && allocation.client.relayed_addresses().next().is_none();
+            if lost || !has_address && give_up <= Instant::now() {
+                return Err(TurnError::Gone);
+            }
+            let due = if has_address { due } else { due.min(give_up) };
+            tokio::select! {
+                () = stop.cancelled() => return self.give_back(allocation).await,
+                () = sleep_until(due.into()) => {}
+                Some(order) = self.orders.recv() => self.handle(&mut allocation, order, desk).await?,
+                read = allocation.link.read(&mut buffer) => {
+                    self.receive(&mut allocation, buffer[..read?].to_vec(), desk);
+                }
+            }
+        }
+    }
+
+    async fn begin(&mut self) -> Result<Allocation, TurnError> {
+        let TurnServer { address, transport, username, credential } = &self.server;
+        let server = *resolve_socket(address).await.first().ok_or(TurnError::Unknown)?;
+        let mut config = TurnConfig::new(TurnCredentials::new(username, credential));
+        config.set_request_retransmits(REPEAT, REPEAT_AT_MOST, REQUESTS, REPEAT_AT_MOST);
+        let (client, link) = match transport {
+            TurnTransport::Udp => {
+                self.place.send_replace(Place { server: Some(server), address: None });
+                let client = TurnClientUdp::allocate(self.local_for(server), server, config);
+                (TurnClient::Udp(client), Link::Udp(server))
+            }
+            TurnTransport::Tcp => {
+                let stream = timeout(TCP_LIMIT, TcpStream::connect(server)).await;
+                let stream = stream.map_err(|_| TurnError::Gone)??;
+                stream.set_nodelay(true)?;
+                let client = TurnClientTcp::allocate(stream.local_addr()?, server, config);
+                (TurnClient::Tcp(client), Link::Tcp(stream))
+            }
+        };
+        Ok(Allocation { client, link, permitted: BTreeSet::new() })
+    }
+
+    /// The socket's address in the family of `server`; the library only tells its own from others by it.
+    fn local_for(&self, server: SocketAddr) -> SocketAddr {
+        let any: IpAddr =
+            if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        SocketAddr::new(any, self.local.port())
+    }
+
+    fn now(&self) -> TurnInstant {
+        TurnInstant::from_std(self.epoch)
+    }
+
+    /// Sends what is to be sent, notes what happened, and says when to come again.
+    async fn advance(&mut self, allocation: &mut Allocation) -> Result<Instant, TurnError> {
+        let next = allocation.client.poll(self.now());
+        while let Some(transmit) = allocation.client.poll_transmit(self.now()) {
+            allocation.link.write(&transmit.data, &self.socket, self.local).await?;
+        }
+        while let Some(event) = allocation.client.poll_event() {
+            self.note(event)?;
+        }
+        match next {
+            TurnPollRet::WaitUntil(due) => Ok(due.to_std(self.epoch)),
+            TurnPollRet::Closed => Err(TurnError::Gone),
+            // Connections from the server to peers, which were not asked for.
+            TurnPollRet::AllocateTcpSocket { .. } | TurnPollRet::TcpClose { .. } => Ok(Instant::now()),
+        }
+    }
+
+    fn note(&self, event: TurnEvent) -> Result<(), TurnError> {
+        match event {
+            TurnEvent::AllocationCreated(_, address) => {
+                info!(server = %self.server.address, %address, "address at the TURN server");
+                self.place.send_modify(|place| place.address = Some(address));
+                Ok(())
+            }
+            TurnEvent::AllocationCreateFailed(_) => Err(TurnError::Refused),
+            other => {
+                debug!(event = ?other, "TURN server");
+                Ok(())
+            }
+        }
+    }
+
+    async fn handle(&self, allocation: &mut Allocation, order: Order, desk: &Desk) -> Result<(), TurnError> {
+        match order {
+            Order::Take(bytes) => self.receive(allocation, bytes, desk),
+            Order::Permit(host) => self.permit(allocation, host)?,
+            Order::Send(to, bytes) => {
+                // Before the host is permitted it is lost, and sent again.
+                if let Ok(Some(transmit)) =
+                    allocation.client.send_to(TransportType::Udp, to, bytes, self.now())
+                {
+                    allocation.link.write(&transmit.data.build(), &self.socket, self.local).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn permit(&self, allocation: &mut Allocation, host: IpAddr) -> Result<(), TurnError> {
+        // Before there is an address, no peer knows of it.
+        if self.place.borrow().address.is_none() || !allocation.permitted.insert(host) {
+            return Ok(());
+        }
+        if allocation.permitted.len() > MAX_PERMITTED {
+            return Err(TurnError::Worn);
+        }
+        if allocation.client.create_permission(TransportType::Udp, host, self.now()).is_err() {
+            allocation.permitted.remove(&host);
+        }
+        Ok(())
+    }
+
+    fn receive(&self, allocation: &mut Allocation, bytes: Vec<u8>, desk: &Desk) {
+        let address = self.place.borrow().address;
+        let pass_on = |peer, bytes: &[u8]| {
+            if let Some(address) = address {
+                desk.deliver(peer, Destination::Relayed(address), bytes);
+            }
+        };
+        let (from, to) = (allocation.client.remote_addr(), allocation.client.local_addr());
+        let transmit = Transmit { data: bytes, transport: allocation.client.transport(), from, to };
+        if let TurnRecvRet::PeerData(data) = allocation.client.recv(transmit, self.now()) {
+            pass_on(data.peer, data.data());
+        }
+        // Of a stream, more than one message may have come.
+        while let Some(data) = allocation.client.poll_recv(self.now()) {
+            pass_on(data.peer, data.data());
+        }
+    }
+
+    /// The server need not keep what nobody uses any longer.
+    async fn give_back(&mut self, mut allocation: Allocation) -> Result<(), TurnError> {
+        if allocation.client.delete(self.now()).is_ok() {
+            self.advance(&mut allocation).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Link {
+    /// Writes a message to the server.
+    async fn write(
+        &mut self,
+        message: &[u8],
+        socket: &UdpSocket,
+        local: SocketAddr,
+    ) -> Result<(), TurnError> {
+        match self {
+            Self::Udp(server) => {
+                let to = if local.is_ipv6() { mapped(*server) } else { *server };
+                // A datagram that cannot be sent is a lost one.
+                let _ = socket.send_to(message, to);
+                Ok(())
+            }
+            Self::Tcp(stream) => timeout(TCP_LIMIT, stream.write_all(message))
+                .await
+                .map_err(|_| TurnError::Gone)?
+                .map_err(Into::into),
+        }
+    }
+
+    /// Reads from the server; for ever over UDP, where it comes with everybody else's datagrams.
+    async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TurnError> {
+        match self {
+            Self::Udp(_) => std::future::pending().await,
+            Self::Tcp(stream) => match stream.read(buffer).await? {
+                0 => Err(TurnError::Gone),
+                len => Ok(len),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng as _, RngCore as _, SeedableRng as _};
+
+    use super::*;
+
+    /// Bytes that begin like a message of any kind, its length right or wrong, with anything behind it.
+    fn message(random: &mut rand::rngs::StdRng) -> Vec<u8> {
+        let mut bytes = vec![0; random.random_range(0..120)];
+        random.fill_bytes(&mut bytes);
+        if bytes.len() >= 20 && random.random_bool(0.9) {
+            let length = (bytes.len() - 20) as u16;
+            bytes[0] &= 0x01;
+            bytes[2..4].copy_from_slice(&length.to_be_bytes());
+            bytes[4..8].copy_from_slice(&0x2112_A442_u32.to_be_bytes());
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn nonsense_in_the_servers_name_does_no_harm() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = server.local_addr().unwrap();
+        let desk = Desk::new(socket.try_clone().unwrap(), None).unwrap();
+        let mut random = rand::rngs::StdRng::seed_from_u64(7);
+        for transport in [TransportType::Udp, TransportType::Tcp] {
+            let config = || TurnConfig::new(TurnCredentials::new("site", "secret"));
+            let here = socket.local_addr().unwrap();
+            let client = match transport {
+                TransportType::Udp => TurnClient::Udp(TurnClientUdp::allocate(here, at, config())),
+                TransportType::Tcp => TurnClient::Tcp(TurnClientTcp::allocate(here, at, config())),
+            };
+            let mut allocation = Allocation { client, link: Link::Udp(at), permitted: BTreeSet::new() };
+            let turn_server = TurnServer {
+                address: at.to_string(),
+                transport: TurnTransport::Udp,
+                username: "site".into(),
+                credential: "secret".into(),
+            };
+            let (mut holder, turn) = Holder::new(turn_server, socket.try_clone().unwrap()).unwrap();
+            for _ in 0..20_000 {
+                holder.receive(&mut allocation, message(&mut random), &desk);
+            }
+            assert!(holder.advance(&mut allocation).await.is_ok());
+            assert_eq!(turn.address(), None);
+        }
+    }
+
+    #[test]
+    fn only_what_comes_from_the_server_is_its() {
+        let (orders, mut taken) = mpsc::channel(4);
+        let server = "192.0.2.1:3478".parse().unwrap();
+        let (_sender, place) = watch::channel(Place { server: Some(server), address: None });
+        let turn = Turn { orders, place };
+        assert!(!turn.take("192.0.2.1:3479".parse().unwrap(), b"message"));
+        assert!(turn.take(server, b"message"));
+        assert!(matches!(taken.try_recv(), Ok(Order::Take(bytes)) if bytes == b"message"));
+    }
+}
