@@ -50,6 +50,9 @@ const NO_CACHE: [&str; 2] = ["--cache-size", "0"];
 /// The endpoints that close a session after a second without a request, the least that can be configured.
 const DIALING: &str = "ours, dialing";
 
+/// One of each kind.
+const MIXED: &str = "ours and Python";
+
 /// How long that takes: the second, another until the endpoint looks, and one more for a busy machine.
 pub const FORGOTTEN: Duration = Duration::from_secs(3);
 
@@ -94,10 +97,23 @@ impl Endpoints {
         Self::start(world, &Kind { name: "Python", program: &program, port: 8703, options: &[] })
     }
 
+    /// Ours, which gets what a Python endpoint has.
+    pub fn mixed(world: &World, python: &Path) -> Result<Self> {
+        let (ours, python) = (beside("endpoint")?, python.with_file_name("proxystore-endpoint"));
+        let near = Kind { name: MIXED, program: &ours, port: 8706, options: &NO_CACHE };
+        let far = Kind { name: MIXED, program: &python, port: 8706, options: &[] };
+        Self::start_pair(world, &near, &far)
+    }
+
     fn start(world: &World, kind: &Kind) -> Result<Self> {
-        let far = Site::start(world, &world.far, kind)?;
-        let near = Site::start(world, &world.near, kind)?;
-        let endpoints = Self { name: kind.name, program: kind.program.to_owned(), near, far };
+        Self::start_pair(world, kind, kind)
+    }
+
+    fn start_pair(world: &World, near: &Kind, far: &Kind) -> Result<Self> {
+        let (name, program) = (near.name, near.program.to_owned());
+        let far = Site::start(world, &world.far, far)?;
+        let near = Site::start(world, &world.near, near)?;
+        let endpoints = Self { name, program, near, far };
         endpoints.put(1)?;
         let met = endpoints.near.client.meet(&endpoints.get(1));
         met.with_context(|| format!("the log:\n{}", endpoints.near.program.log()))?;
@@ -150,8 +166,13 @@ impl Contestant for Endpoints {
         self.name
     }
 
+    /// The limit of a mixed pair is Python's side.
     fn is_peer(&self) -> bool {
-        !self.name.starts_with("ours")
+        self.name == MIXED || !self.name.starts_with("ours")
+    }
+
+    fn compared_with(&self) -> &'static str {
+        if self.name == MIXED { "Python" } else { "Redis, SSH" }
     }
 
     fn put(&self, len: usize) -> Result<()> {

@@ -25,6 +25,8 @@ pub enum Who {
     Redis,
     /// Python's endpoints.
     Python,
+    /// One of ours, which gets what a Python endpoint has.
+    Mixed,
     /// `endpoint get`, a whole command, through an open session.
     Command,
     /// The same through a new session each time.
@@ -48,6 +50,10 @@ impl Who {
             Self::Redis => Redis::start(world)?.map(boxed),
             Self::Python => {
                 let python = installed("Python", python).map(|python| Endpoints::python(world, python));
+                python.transpose()?.map(boxed)
+            }
+            Self::Mixed => {
+                let python = installed("Python", python).map(|python| Endpoints::mixed(world, python));
                 python.transpose()?.map(boxed)
             }
             Self::Command => Some(boxed(Get::start(world)?)),

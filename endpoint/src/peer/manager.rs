@@ -141,7 +141,8 @@ impl PeerManager {
         }
         if let Some(holder) = holder {
             let context = &manager.context;
-            manager.spawn(holder.run(context.webrtc.clone(), context.stop.clone()));
+            let (desk, addresses) = (context.webrtc.clone(), context.addresses.clone());
+            manager.spawn(holder.run(desk, addresses, context.stop.clone()));
         }
         // Peers that are reached through the relay are told of the end through it.
         let leave_relay = CancellationToken::new();

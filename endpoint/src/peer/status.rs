@@ -19,7 +19,7 @@ pub struct PeerStatus {
     pub protocol: Option<Protocol>,
     /// What the session's data goes through.
     pub path: Option<PathKind>,
-    /// The peer's UDP address in use; none while the data goes through the relay.
+    /// The peer's UDP address in use, or that of its TURN server; none while the data goes through the relay.
     pub address: Option<String>,
     /// Round trip in milliseconds, smoothed.
     pub round_trip_ms: Option<f64>,
@@ -110,6 +110,9 @@ pub struct RelayStatus {
     /// Whether the relay carries data between endpoints that cannot reach each other. A Python relay does not.
     pub datagrams: bool,
 }
+
+/// What a path through a TURN server means.
+pub const ONLY_BY_TURN: &str = "no address of either side could be reached but through a TURN server";
 
 /// What this side's network has to do with it that data goes through the relay.
 pub fn why_not_direct(nat: Nat) -> &'static str {

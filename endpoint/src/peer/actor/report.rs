@@ -6,7 +6,7 @@ use crate::peer::any_session::AnySession;
 use crate::peer::negotiation::{Failure, Stage};
 use crate::peer::python::PythonSession;
 use crate::peer::session::Session;
-use crate::peer::status::{PathKind, PeerState, PeerStatus, Protocol, why_not_direct};
+use crate::peer::status::{ONLY_BY_TURN, PathKind, PeerState, PeerStatus, Protocol, why_not_direct};
 
 impl Actor {
     pub(super) fn explain(&self, failure: Failure) -> PeerError {
@@ -107,6 +107,7 @@ impl Actor {
             round_trip_ms: view.round_trip.map(|round_trip| round_trip.as_secs_f64() * 1e3),
             sent_bytes: view.sent,
             received_bytes: view.received,
+            why_not_direct: view.relayed.then(|| ONLY_BY_TURN.to_owned()),
             ..status
         }
     }

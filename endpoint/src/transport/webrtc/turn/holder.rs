@@ -1,8 +1,4 @@
-//! An address at a TURN server (RFC 8656), for Python endpoints that no address of this host can reach.
-//!
-//! One task holds it for as long as the endpoint runs, so that it is known before a peer is offered it and nobody waits
-//! for it. The protocol is `turn-client-proto`'s, which has neither sockets nor clocks. Over UDP it shares the endpoint's
-//! socket, and channels are not used there: their first bytes are QUIC's (RFC 9443, section 4).
+//! The task that holds the address.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,10 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxystore_shared::config::endpoint::{TurnServer, TurnTransport};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use turn_client_proto::api::{TurnClientApi as _, TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet};
@@ -26,12 +20,10 @@ use turn_client_proto::types::prelude::DelayedTransmitBuild as _;
 use turn_client_proto::types::{TransportType, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
-use super::desk::{Desk, Destination};
-use crate::transport::addresses::resolve_socket;
-use crate::transport::shared_socket::mapped;
-
-/// What waits for the task: some 1.5 MB of datagrams. More are lost, as they are on the network.
-const ORDERS: usize = 1024;
+use super::link::Link;
+use super::{ORDERS, Order, Place, Turn};
+use crate::transport::addresses::{LocalAddresses, resolve_socket};
+use crate::transport::webrtc::{Desk, Destination};
 
 /// From a request to its repetition, twice as long each time: the protocol's least (RFC 8489, section 6.2.1), and what a
 /// server takes at the most that is of any use.
@@ -47,73 +39,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(6);
 /// From a failure to the next attempt: a server that is down is not asked all the time.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// For a connection over TCP to come up, or to take what is written: a server at the other end of the world takes a second.
-const TCP_LIMIT: Duration = Duration::from_secs(5);
-
-/// Read at once from a connection over TCP: a dozen datagrams.
-const TCP_BUFFER: usize = 16 << 10;
-
 /// Hosts that may send to the address. Servers allow as many as they like, and they are renewed for as long as there is
 /// the address; with more, it is given back for another one.
 const MAX_PERMITTED: usize = 256;
-
-/// What others want of the task.
-#[derive(Debug)]
-enum Order {
-    /// A datagram came from the server.
-    Take(Vec<u8>),
-    /// A peer's host may send to the address.
-    Permit(IpAddr),
-    /// Something goes to a peer.
-    Send(SocketAddr, Vec<u8>),
-}
-
-/// Where the address is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Place {
-    /// The server, if it is reached over the endpoint's own socket.
-    server: Option<SocketAddr>,
-    /// The address.
-    address: Option<SocketAddr>,
-}
-
-/// The way to the task.
-#[derive(Debug)]
-pub struct Turn {
-    orders: mpsc::Sender<Order>,
-    place: watch::Receiver<Place>,
-}
-
-impl Turn {
-    /// The address; none while there is none.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.place.borrow().address
-    }
-
-    /// Takes a datagram if it is the server's, and says whether it is.
-    pub(super) fn take(&self, from: SocketAddr, bytes: &[u8]) -> bool {
-        let is_ours = self.place.borrow().server == Some(from);
-        if is_ours {
-            self.order(Order::Take(bytes.to_vec()));
-        }
-        is_ours
-    }
-
-    /// Lets a peer's host send to the address.
-    pub(super) fn permit(&self, host: IpAddr) {
-        self.order(Order::Permit(host));
-    }
-
-    /// Sends from the address.
-    pub(super) fn send(&self, to: SocketAddr, bytes: &[u8]) {
-        self.order(Order::Send(to, bytes.to_vec()));
-    }
-
-    fn order(&self, order: Order) {
-        // What is too much is lost; its sender sends it again.
-        let _ = self.orders.try_send(order);
-    }
-}
 
 /// Why there is no address.
 #[derive(Debug, thiserror::Error)]
@@ -125,27 +53,32 @@ enum TurnError {
     // The library takes a second refusal of the credential for forged, and waits for another answer.
     #[error("it does not answer, or does not accept the user name and credential")]
     Gone,
-    #[error("too many peers for one address; taking another")]
+    #[error("too many peers for one address")]
     Worn,
-    #[error(transparent)]
+    #[error("this host's own addresses have changed")]
+    Moved,
+    #[error("it was not reached, or left: {0}")]
     Io(#[from] io::Error),
+}
+
+impl TurnError {
+    /// Whether the server will do better at once.
+    fn is_no_fault_of_the_server(&self) -> bool {
+        matches!(self, Self::Worn | Self::Moved)
+    }
 }
 
 /// The task.
 pub struct Holder {
     server: TurnServer,
     socket: UdpSocket,
-    local: SocketAddr,
+    port: u16,
     orders: mpsc::Receiver<Order>,
     place: watch::Sender<Place>,
     /// When the library's time began.
     epoch: Instant,
-}
-
-/// How the server is reached.
-enum Link {
-    Udp(SocketAddr),
-    Tcp(TcpStream),
+    /// Failures so far: the server's addresses, one of each family at the most, take turns.
+    failures: usize,
 }
 
 /// An address, or the attempt to get one.
@@ -158,20 +91,29 @@ struct Allocation {
 impl Holder {
     /// For `server`; `socket` is a second handle to the endpoint's.
     pub fn new(server: TurnServer, socket: UdpSocket) -> io::Result<(Self, Turn)> {
-        let local = socket.local_addr()?;
+        let port = socket.local_addr()?.port();
         let (sender, orders) = mpsc::channel(ORDERS);
         let (place, receiver) = watch::channel(Place::default());
-        let holder = Self { server, socket, local, orders, place, epoch: Instant::now() };
+        let holder = Self { server, socket, port, orders, place, epoch: Instant::now(), failures: 0 };
         Ok((holder, Turn { orders: sender, place: receiver }))
     }
 
-    /// Holds an address until `stop`. What comes for it goes to `desk`.
-    pub async fn run(mut self, desk: Arc<Desk>, stop: CancellationToken) {
+    /// Holds an address until `stop`. What comes for it goes to `desk`; `addresses` are this host's.
+    pub async fn run(
+        mut self,
+        desk: Arc<Desk>,
+        mut addresses: watch::Receiver<LocalAddresses>,
+        stop: CancellationToken,
+    ) {
         loop {
-            let held = self.hold(&desk, &stop).await;
+            let held = self.hold(&desk, &mut addresses, &stop).await;
             self.place.send_replace(Place::default());
             let Err(error) = held else { return };
             warn!(server = %self.server.address, %error, "no address at the TURN server");
+            if error.is_no_fault_of_the_server() {
+                continue;
+            }
+            self.failures += 1;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(RETRY) => {}
@@ -180,9 +122,17 @@ impl Holder {
     }
 
     /// Ends with `stop`, or with why there is no address any longer.
-    async fn hold(&mut self, desk: &Desk, stop: &CancellationToken) -> Result<(), TurnError> {
-        let mut allocation = self.begin().await?;
-        let mut buffer = vec![0; if matches!(allocation.link, Link::Tcp(_)) { TCP_BUFFER } else { 0 }];
+    async fn hold(
+        &mut self,
+        desk: &Desk,
+        addresses: &mut watch::Receiver<LocalAddresses>,
+        stop: &CancellationToken,
+    ) -> Result<(), TurnError> {
+        let hosts = addresses.borrow_and_update().hosts();
+        let mut allocation = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            begun = self.begin() => begun?,
+        };
         let give_up = Instant::now() + ANSWER_LIMIT;
         loop {
             let due = self.advance(&mut allocation).await?;
@@ -195,31 +145,33 @@ impl Holder {
             tokio::select! {
                 () = stop.cancelled() => return self.give_back(allocation).await,
                 () = sleep_until(due.into()) => {}
-                Some(order) = self.orders.recv() => self.handle(&mut allocation, order, desk).await?,
-                read = allocation.link.read(&mut buffer) => {
-                    self.receive(&mut allocation, buffer[..read?].to_vec(), desk);
+                // The server knows us by the address that its answers go to.
+                Ok(()) = addresses.changed() => {
+                    if addresses.borrow_and_update().hosts() != hosts {
+                        return Err(TurnError::Moved);
+                    }
                 }
+                Some(order) = self.orders.recv() => self.handle(&mut allocation, order, desk).await?,
+                read = allocation.link.read() => self.receive(&mut allocation, read?, desk),
             }
         }
     }
 
     async fn begin(&mut self) -> Result<Allocation, TurnError> {
         let TurnServer { address, transport, username, credential } = &self.server;
-        let server = *resolve_socket(address).await.first().ok_or(TurnError::Unknown)?;
+        let servers = resolve_socket(address).await;
+        let server = *servers.iter().cycle().nth(self.failures % 2).ok_or(TurnError::Unknown)?;
         let mut config = TurnConfig::new(TurnCredentials::new(username, credential));
         config.set_request_retransmits(REPEAT, REPEAT_AT_MOST, REQUESTS, REPEAT_AT_MOST);
         let (client, link) = match transport {
             TurnTransport::Udp => {
                 self.place.send_replace(Place { server: Some(server), address: None });
                 let client = TurnClientUdp::allocate(self.local_for(server), server, config);
-                (TurnClient::Udp(client), Link::Udp(server))
+                (TurnClient::Udp(client), Link::udp(self.socket.try_clone()?, server)?)
             }
             TurnTransport::Tcp => {
-                let stream = timeout(TCP_LIMIT, TcpStream::connect(server)).await;
-                let stream = stream.map_err(|_| TurnError::Gone)??;
-                stream.set_nodelay(true)?;
-                let client = TurnClientTcp::allocate(stream.local_addr()?, server, config);
-                (TurnClient::Tcp(client), Link::Tcp(stream))
+                let (link, local) = Link::tcp(server).await?;
+                (TurnClient::Tcp(TurnClientTcp::allocate(local, server, config)), link)
             }
         };
         Ok(Allocation { client, link, permitted: BTreeSet::new() })
@@ -229,7 +181,7 @@ impl Holder {
     fn local_for(&self, server: SocketAddr) -> SocketAddr {
         let any: IpAddr =
             if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        SocketAddr::new(any, self.local.port())
+        SocketAddr::new(any, self.port)
     }
 
     fn now(&self) -> TurnInstant {
@@ -240,10 +192,10 @@ impl Holder {
     async fn advance(&mut self, allocation: &mut Allocation) -> Result<Instant, TurnError> {
         let next = allocation.client.poll(self.now());
         while let Some(transmit) = allocation.client.poll_transmit(self.now()) {
-            allocation.link.write(&transmit.data, &self.socket, self.local).await?;
+            allocation.link.write(&transmit.data).await?;
         }
         while let Some(event) = allocation.client.poll_event() {
-            self.note(event)?;
+            self.note(event, &mut allocation.permitted)?;
         }
         match next {
             TurnPollRet::WaitUntil(due) => Ok(due.to_std(self.epoch)),
@@ -253,7 +205,7 @@ impl Holder {
         }
     }
 
-    fn note(&self, event: TurnEvent) -> Result<(), TurnError> {
+    fn note(&self, event: TurnEvent, permitted: &mut BTreeSet<IpAddr>) -> Result<(), TurnError> {
         match event {
             TurnEvent::AllocationCreated(_, address) => {
                 info!(server = %self.server.address, %address, "address at the TURN server");
@@ -261,6 +213,11 @@ impl Holder {
                 Ok(())
             }
             TurnEvent::AllocationCreateFailed(_) => Err(TurnError::Refused),
+            TurnEvent::PermissionCreateFailed(_, host) => {
+                debug!(%host, "the TURN server does not let a peer's host in");
+                permitted.remove(&host);
+                Ok(())
+            }
             other => {
                 debug!(event = ?other, "TURN server");
                 Ok(())
@@ -277,7 +234,7 @@ impl Holder {
                 if let Ok(Some(transmit)) =
                     allocation.client.send_to(TransportType::Udp, to, bytes, self.now())
                 {
-                    allocation.link.write(&transmit.data.build(), &self.socket, self.local).await?;
+                    allocation.link.write(&transmit.data.build()).await?;
                 }
             }
         }
@@ -325,40 +282,6 @@ impl Holder {
     }
 }
 
-impl Link {
-    /// Writes a message to the server.
-    async fn write(
-        &mut self,
-        message: &[u8],
-        socket: &UdpSocket,
-        local: SocketAddr,
-    ) -> Result<(), TurnError> {
-        match self {
-            Self::Udp(server) => {
-                let to = if local.is_ipv6() { mapped(*server) } else { *server };
-                // A datagram that cannot be sent is a lost one.
-                let _ = socket.send_to(message, to);
-                Ok(())
-            }
-            Self::Tcp(stream) => timeout(TCP_LIMIT, stream.write_all(message))
-                .await
-                .map_err(|_| TurnError::Gone)?
-                .map_err(Into::into),
-        }
-    }
-
-    /// Reads from the server; for ever over UDP, where it comes with everybody else's datagrams.
-    async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TurnError> {
-        match self {
-            Self::Udp(_) => std::future::pending().await,
-            Self::Tcp(stream) => match stream.read(buffer).await? {
-                0 => Err(TurnError::Gone),
-                len => Ok(len),
-            },
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::{Rng as _, RngCore as _, SeedableRng as _};
@@ -392,7 +315,11 @@ mod tests {
                 TransportType::Udp => TurnClient::Udp(TurnClientUdp::allocate(here, at, config())),
                 TransportType::Tcp => TurnClient::Tcp(TurnClientTcp::allocate(here, at, config())),
             };
-            let mut allocation = Allocation { client, link: Link::Udp(at), permitted: BTreeSet::new() };
+            let mut allocation = Allocation {
+                client,
+                link: Link::udp(socket.try_clone().unwrap(), at).unwrap(),
+                permitted: BTreeSet::new(),
+            };
             let turn_server = TurnServer {
                 address: at.to_string(),
                 transport: TurnTransport::Udp,
@@ -406,16 +333,5 @@ mod tests {
             assert!(holder.advance(&mut allocation).await.is_ok());
             assert_eq!(turn.address(), None);
         }
-    }
-
-    #[test]
-    fn only_what_comes_from_the_server_is_its() {
-        let (orders, mut taken) = mpsc::channel(4);
-        let server = "192.0.2.1:3478".parse().unwrap();
-        let (_sender, place) = watch::channel(Place { server: Some(server), address: None });
-        let turn = Turn { orders, place };
-        assert!(!turn.take("192.0.2.1:3479".parse().unwrap(), b"message"));
-        assert!(turn.take(server, b"message"));
-        assert!(matches!(taken.try_recv(), Ok(Order::Take(bytes)) if bytes == b"message"));
     }
 }
