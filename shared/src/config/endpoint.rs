@@ -155,10 +155,11 @@ impl IceServer {
     /// A TURN server's URL (RFC 7065), with the credential that belongs to it.
     fn turn(&self, url: &str) -> Option<TurnServer> {
         let server = url.strip_prefix("turn:")?;
-        let (server, transport) = match server.split_once('?') {
-            None | Some((_, "transport=udp")) => (server.split('?').next()?, TurnTransport::Udp),
-            Some((server, "transport=tcp")) => (server, TurnTransport::Tcp),
-            Some(_) => return None,
+        let (server, query) = server.split_once('?').unwrap_or((server, "transport=udp"));
+        let transport = match query {
+            "transport=udp" => TurnTransport::Udp,
+            "transport=tcp" => TurnTransport::Tcp,
+            _ => return None,
         };
         let (username, credential) = (self.username.clone()?, self.credential.clone()?);
         Some(TurnServer { address: with_port(server), transport, username, credential })

@@ -117,6 +117,8 @@ impl Holder {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(RETRY) => {}
+                // The network may be back.
+                Ok(()) = addresses.changed() => {}
             }
         }
     }
@@ -140,6 +142,10 @@ impl Holder {
             let lost = has_address && allocation.client.relayed_addresses().next().is_none();
             if lost || !has_address && give_up <= Instant::now() {
                 return Err(TurnError::Gone);
+            }
+            if allocation.permitted.len() > MAX_PERMITTED {
+                self.give_back(allocation).await?;
+                return Err(TurnError::Worn);
             }
             let due = if has_address { due } else { due.min(give_up) };
             tokio::select! {
@@ -228,7 +234,7 @@ impl Holder {
     async fn handle(&self, allocation: &mut Allocation, order: Order, desk: &Desk) -> Result<(), TurnError> {
         match order {
             Order::Take(bytes) => self.receive(allocation, bytes, desk),
-            Order::Permit(host) => self.permit(allocation, host)?,
+            Order::Permit(host) => self.permit(allocation, host),
             Order::Send(to, bytes) => {
                 // Before the host is permitted it is lost, and sent again.
                 if let Ok(Some(transmit)) =
@@ -241,18 +247,14 @@ impl Holder {
         Ok(())
     }
 
-    fn permit(&self, allocation: &mut Allocation, host: IpAddr) -> Result<(), TurnError> {
+    fn permit(&self, allocation: &mut Allocation, host: IpAddr) {
         // Before there is an address, no peer knows of it.
         if self.place.borrow().address.is_none() || !allocation.permitted.insert(host) {
-            return Ok(());
-        }
-        if allocation.permitted.len() > MAX_PERMITTED {
-            return Err(TurnError::Worn);
+            return;
         }
         if allocation.client.create_permission(TransportType::Udp, host, self.now()).is_err() {
             allocation.permitted.remove(&host);
         }
-        Ok(())
     }
 
     fn receive(&self, allocation: &mut Allocation, bytes: Vec<u8>, desk: &Desk) {
