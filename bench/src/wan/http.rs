@@ -50,11 +50,11 @@ const NO_CACHE: [&str; 2] = ["--cache-size", "0"];
 /// The endpoints that close a session after a second without a request, the least that can be configured.
 const DIALING: &str = "ours, dialing";
 
-/// One of each kind.
-const MIXED: &str = "ours and Python";
-
 /// How long that takes: the second, another until the endpoint looks, and one more for a busy machine.
 pub const FORGOTTEN: Duration = Duration::from_secs(3);
+
+/// One of each kind.
+const MIXED: &str = "ours and Python";
 
 impl Endpoints {
     /// Ours, free to take any path.

@@ -7,11 +7,11 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use proxystore_bench::load::Request;
-use proxystore_tests::net::Program;
+use proxystore_tests::net::{Program, is_installed};
 
 use crate::client::Client;
 use crate::contestant::{Contestant, object};
-use crate::world::{FAR, World, is_installed, listening, run};
+use crate::world::{FAR, World, listening, run};
 
 /// Redis' port, and the tunnel's end at the near site.
 const PORT: u16 = 6379;

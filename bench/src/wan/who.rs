@@ -43,19 +43,17 @@ impl Who {
         python: Option<&Path>,
         sendme: Option<&Path>,
     ) -> Result<Option<Box<dyn Contestant>>> {
+        let with_python = |start: fn(&World, &Path) -> Result<Endpoints>| {
+            let started = installed("Python", python).map(|python| start(world, python));
+            started.transpose().map(|endpoints| endpoints.map(boxed))
+        };
         Ok(match self {
             Self::Tcp => Some(boxed(Tcp::start(world)?)),
             Self::Ours => Some(boxed(Endpoints::direct(world)?)),
             Self::Relayed => Some(boxed(Endpoints::relayed(world)?)),
             Self::Redis => Redis::start(world)?.map(boxed),
-            Self::Python => {
-                let python = installed("Python", python).map(|python| Endpoints::python(world, python));
-                python.transpose()?.map(boxed)
-            }
-            Self::Mixed => {
-                let python = installed("Python", python).map(|python| Endpoints::mixed(world, python));
-                python.transpose()?.map(boxed)
-            }
+            Self::Python => with_python(Endpoints::python)?,
+            Self::Mixed => with_python(Endpoints::mixed)?,
             Self::Command => Some(boxed(Get::start(world)?)),
             Self::Dialing => Some(boxed(Get::dialing(world)?)),
             Self::Sendme => installed("sendme", sendme).map(|program| boxed(Sendme::new(world, program))),

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -154,10 +154,4 @@ pub fn run(command: &mut Command) -> Result<()> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {}", complaint.trim());
     Ok(())
-}
-
-/// Whether a program can be found.
-pub fn is_installed(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder: PathBuf| Path::new(&folder).join(name).is_file())
 }

@@ -20,7 +20,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::shared_socket::{StunArrival, mapped};
+use super::shared_socket::{StunArrival, reachable_from};
 use super::socket::host_candidates;
 use super::stun::{Outcome, Question, StunClient};
 
@@ -149,7 +149,7 @@ impl Addresses {
 
     fn send_due(&mut self) {
         for transmission in self.client.handle_timeout(Instant::now()) {
-            let to = if self.means.local.is_ipv6() { mapped(transmission.to) } else { transmission.to };
+            let to = reachable_from(self.means.local, transmission.to);
             // There may be no way to this address; then there is no answer either.
             let _ = self.means.socket.send_to(&transmission.datagram, to);
         }

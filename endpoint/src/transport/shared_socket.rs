@@ -232,6 +232,11 @@ impl UdpSender for Sender {
     }
 }
 
+/// The form of a peer's address that a socket bound to `local` sends to.
+pub fn reachable_from(local: SocketAddr, to: SocketAddr) -> SocketAddr {
+    if local.is_ipv6() { mapped(to) } else { to }
+}
+
 /// IPv4 in its IPv6 form.
 pub fn mapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(mapped_ip(address.ip()), address.port())

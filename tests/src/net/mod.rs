@@ -64,7 +64,8 @@ pub fn possible() -> bool {
     }
 }
 
-fn is_installed(tool: &str) -> bool {
+/// Whether a program can be found.
+pub fn is_installed(tool: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(tool).is_file())
 }

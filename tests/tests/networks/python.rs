@@ -157,7 +157,7 @@ impl Lab {
         let config = format!("[udp]\nports = [{STUN_PORT}, {}]\n", STUN_PORT + 1);
         let relay = Relay::start(&internet, &config).await?;
         let uses_turn = pair.our_turn.is_some() || pair.their_turn.is_some();
-        if uses_turn && !Path::new("/usr/bin/turnserver").exists() {
+        if uses_turn && !net::is_installed("turnserver") {
             skipped("networks with a TURN server: coturn is not installed");
             return Ok(None);
         }

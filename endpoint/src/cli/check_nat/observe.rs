@@ -12,7 +12,7 @@ use super::assess::{Observations, Relay};
 use crate::signaling::probe::{Contact, probe, proxy};
 use crate::signaling::{RelayLogin, host_of};
 use crate::transport::addresses::resolve;
-use crate::transport::shared_socket::mapped;
+use crate::transport::shared_socket::reachable_from;
 use crate::transport::socket;
 use crate::transport::stun::{Outcome, Question, StunClient};
 
@@ -106,7 +106,7 @@ async fn ask(
     let mut buffer = [0; MAX_LEN + 1];
     loop {
         for transmission in client.handle_timeout(Instant::now()) {
-            let to = if local.is_ipv6() { mapped(transmission.to) } else { transmission.to };
+            let to = reachable_from(local, transmission.to);
             // There may be no way to this address; then there is no answer either.
             let _ = socket.send_to(&transmission.datagram, to).await;
         }

@@ -15,7 +15,7 @@ use str0m::config::{CryptoProvider, DtlsCert};
 use tokio::sync::mpsc;
 
 use super::turn::Turn;
-use crate::transport::shared_socket::{canonical, mapped};
+use crate::transport::shared_socket::{canonical, reachable_from};
 
 /// Datagrams that wait for a connection: some 1.5 MB, more than Python has under way at once. More are lost, as they are on
 /// the network.
@@ -140,7 +140,7 @@ impl Desk {
         if let Some(turn) = self.turn.as_ref().filter(|turn| turn.address() == Some(from)) {
             return turn.send(to, bytes);
         }
-        let to = if self.local.is_ipv6() { mapped(to) } else { to };
+        let to = reachable_from(self.local, to);
         // A datagram that cannot be sent is a lost one.
         let _ = self.socket.send_to(bytes, to);
     }

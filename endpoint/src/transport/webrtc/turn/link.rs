@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::transport::shared_socket::mapped;
+use crate::transport::shared_socket::reachable_from;
 
 /// For a connection over TCP to come up, or to take what is written: a server at the other end of the world takes a second.
 const TCP_LIMIT: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub(super) enum Link {
 impl Link {
     /// Over a second handle to the endpoint's socket.
     pub fn udp(socket: UdpSocket, server: SocketAddr) -> io::Result<Self> {
-        let server = if socket.local_addr()?.is_ipv6() { mapped(server) } else { server };
+        let server = reachable_from(socket.local_addr()?, server);
         Ok(Self::Udp { socket, server })
     }
 
