@@ -223,7 +223,7 @@ fn start_peers(
     if !ice_servers.unused.is_empty() {
         warn!(
             servers = ?ice_servers.unused,
-            "of relay.ice_servers only `stun:` and the first `turn:` with user name and credential are used"
+            "of relay.ice_servers only `stun:` and the first `turn:` or `turns:` with user name and credential are used"
         );
     }
     let peers = PeerOptions {

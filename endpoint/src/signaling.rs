@@ -5,7 +5,6 @@
 pub mod backoff;
 mod link;
 pub mod probe;
-mod proxy;
 mod route;
 mod unverified;
 
@@ -33,8 +32,8 @@ use tracing::{info, warn};
 use crate::lock::lock;
 use crate::peer::RelayStatus;
 use crate::signaling::backoff::Backoff;
-use crate::signaling::route::{Route, RouteError};
 use crate::transport::relayed::RelayEnd;
+use crate::transport::route::RouteError;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -67,6 +66,9 @@ pub struct RelayLogin {
 /// Why the relay is not connected.
 #[derive(Debug, thiserror::Error)]
 enum LoginError {
+    /// The configured address names no host.
+    #[error("{0:?} is not the address of a relay: it reads like wss://relay.example.org")]
+    NoAddress(String),
     /// The address or the token cannot be sent in a request.
     #[error("the relay address or token is malformed: {0}")]
     Malformed(String),
@@ -99,7 +101,7 @@ impl LoginError {
 
     fn is_final(&self) -> bool {
         match self {
-            Self::Malformed(_) => true,
+            Self::NoAddress(_) | Self::Malformed(_) => true,
             Self::Route(error) => error.is_final(),
             Self::Closed { code, .. } => is_final(*code),
             _ => false,
@@ -142,7 +144,7 @@ impl Signaling {
             address: login.address.clone(),
             connected: false,
             // A route that cannot be is reported when it is tried.
-            proxy: Route::of(login).ok().and_then(|route| route.proxy()),
+            proxy: route::of(login).ok().and_then(|route| route.proxy()),
             last_error: None,
             datagrams: false,
         };

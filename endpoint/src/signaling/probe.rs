@@ -7,7 +7,7 @@ use proxystore_shared::relayed::RelayOffer;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{CONNECT_TIMEOUT, LoginError, RelayLogin, Route, Socket, closed, upgrade};
+use super::{CONNECT_TIMEOUT, LoginError, RelayLogin, Socket, closed, route, upgrade};
 
 /// Round trips that are measured; the shortest counts, so that one late packet does not.
 const PINGS: usize = 3;
@@ -26,7 +26,7 @@ pub struct Contact {
 
 /// The proxy on the way to the relay, if there is one, without its password.
 pub fn proxy(login: &RelayLogin) -> Option<String> {
-    Route::of(login).ok()?.proxy()
+    route::of(login).ok()?.proxy()
 }
 
 /// Opens a websocket to the relay and measures the round trip. Gives the reason in words if that fails.

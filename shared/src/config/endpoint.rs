@@ -20,8 +20,11 @@ pub const DEFAULT_MAX_OBJECT_SIZE: u64 = 100_000_000;
 /// Most data channels between two endpoints. More than a few make nothing faster.
 pub const MAX_PEER_CHANNELS: u32 = 256;
 
-/// Port of a STUN server that names none (RFC 7064).
+/// Port of a STUN or TURN server that names none (RFCs 7064 and 7065).
 const STUN_PORT: u16 = 3478;
+
+/// The same for TURN over TLS.
+const TURNS_PORT: u16 = 5349;
 
 /// Default of [`PeeringConfig::cache_size`]: two of the largest objects that are accepted by default, and a part of
 /// memory that a host on which a site's programs run can spare.
@@ -154,15 +157,16 @@ impl IceServer {
 
     /// A TURN server's URL (RFC 7065), with the credential that belongs to it.
     fn turn(&self, url: &str) -> Option<TurnServer> {
-        let server = url.strip_prefix("turn:")?;
-        let (server, query) = server.split_once('?').unwrap_or((server, "transport=udp"));
-        let transport = match query {
-            "transport=udp" => TurnTransport::Udp,
-            "transport=tcp" => TurnTransport::Tcp,
+        let (scheme, server) = url.split_once(':')?;
+        let (server, query) = server.split_once('?').map_or((server, None), |(it, query)| (it, Some(query)));
+        let (transport, port) = match (scheme, query) {
+            ("turn", None | Some("transport=udp")) => (TurnTransport::Udp, STUN_PORT),
+            ("turn", Some("transport=tcp")) => (TurnTransport::Tcp, STUN_PORT),
+            ("turns", None | Some("transport=tcp")) => (TurnTransport::Tls, TURNS_PORT),
             _ => return None,
         };
         let (username, credential) = (self.username.clone()?, self.credential.clone()?);
-        Some(TurnServer { address: with_port(server), transport, username, credential })
+        Some(TurnServer { address: with_port(server, port), transport, username, credential })
     }
 }
 
@@ -193,6 +197,8 @@ pub enum TurnTransport {
     Udp,
     /// `?transport=tcp`, for networks that let no UDP through.
     Tcp,
+    /// `turns:`, for those that let nothing but TLS through.
+    Tls,
 }
 
 /// What each of the configured servers is good for.
@@ -213,7 +219,7 @@ impl RelayClientConfig {
         for server in self.ice_servers.iter().flatten() {
             for url in server.urls() {
                 match (url.strip_prefix("stun:"), server.turn(url)) {
-                    (Some(server), _) => sorted.stun.push(with_port(server)),
+                    (Some(server), _) => sorted.stun.push(with_port(server, STUN_PORT)),
                     (None, Some(turn)) if sorted.turn.is_none() => sorted.turn = Some(turn),
                     _ => sorted.unused.push(url.clone()),
                 }
@@ -223,10 +229,10 @@ impl RelayClientConfig {
     }
 }
 
-/// `host`, `host:port`, `[IPv6]` or `[IPv6]:port`, with the port.
-fn with_port(server: &str) -> String {
+/// `host`, `host:port`, `[IPv6]` or `[IPv6]:port`, with `port` unless it has one.
+fn with_port(server: &str, port: u16) -> String {
     let after_host = server.rsplit_once(']').map_or(server, |(_, rest)| rest);
-    if after_host.contains(':') { server.to_owned() } else { format!("{server}:{STUN_PORT}") }
+    if after_host.contains(':') { server.to_owned() } else { format!("{server}:{port}") }
 }
 
 /// Python accepts a string or a list of strings.
@@ -287,7 +293,7 @@ pub struct PeeringConfig {
     /// Whether the site's router is asked to forward the port (PCP, NAT-PMP, UPnP).
     #[serde(skip_serializing_if = "is_true")]
     pub port_mapping: bool,
-    /// HTTP proxy on the way to the relay; absent for what the environment says.
+    /// HTTP proxy on the way to the relay, and to a TURN server over TCP; absent for what the environment says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxySetting>,
     /// To open a session with a peer, from the offer to the first byte.
@@ -478,10 +484,13 @@ mod tests {
             ("turn:example.org", "example.org:3478", TurnTransport::Udp),
             ("turn:example.org:80?transport=tcp", "example.org:80", TurnTransport::Tcp),
             ("turn:[2001:db8::1]?transport=udp", "[2001:db8::1]:3478", TurnTransport::Udp),
+            ("turns:example.org", "example.org:5349", TurnTransport::Tls),
+            ("turns:example.org:443?transport=tcp", "example.org:443", TurnTransport::Tls),
         ] {
             assert_eq!(read(url), Some((address.into(), transport)));
         }
-        for unusable in ["turns:example.org", "turn:example.org?transport=sctp", "stun:example.org"] {
+        let over_dtls = "turns:example.org?transport=udp";
+        for unusable in [over_dtls, "turn:example.org?transport=sctp", "stun:example.org", "example.org"] {
             assert_eq!(read(unusable), None);
         }
         assert_eq!(IceServer { credential: None, ..named.clone() }.turn("turn:example.org"), None);
@@ -494,7 +503,7 @@ mod tests {
             ("[2001:db8::1]", "[2001:db8::1]:3478"),
             ("[2001:db8::1]:19302", "[2001:db8::1]:19302"),
         ] {
-            assert_eq!(with_port(server), expected);
+            assert_eq!(with_port(server, STUN_PORT), expected);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What stands between a site and the internet.
 
+use std::path::PathBuf;
+
 use super::nat::{Nat, Wall};
 use super::segment::Stack;
 
@@ -18,6 +20,8 @@ pub struct Plan {
     pub lan: u8,
     /// What the wire to the innermost router does to packets, as options of `wanem`.
     pub distance: Option<&'static [&'static str]>,
+    /// The certificates that the host trusts (PEM) instead of the system's.
+    pub trusted: Option<PathBuf>,
 }
 
 /// Whether a proxy asks for a password.
@@ -33,7 +37,7 @@ impl From<Nat> for Plan {
     /// Behind one router of a kind, speaking IPv4.
     fn from(nat: Nat) -> Self {
         let nats = if nat == Nat::None { Vec::new() } else { vec![nat] };
-        Self { nats, wall: Wall::Open, stack: Stack::V4, proxy: None, lan: 1, distance: None }
+        Self { nats, wall: Wall::Open, stack: Stack::V4, proxy: None, lan: 1, distance: None, trusted: None }
     }
 }
 

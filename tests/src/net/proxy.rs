@@ -16,6 +16,9 @@ use super::relay;
 /// Its port, a usual one for proxies.
 const PORT: u16 = 8888;
 
+/// A port that TURN servers have for TLS (RFC 7065).
+const TURNS_PORT: u16 = 5349;
+
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
@@ -26,7 +29,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts a proxy at an address of `router` that connects to relays only.
+    /// Starts a proxy at an address of `router` that connects to relays and TURN servers only.
     pub fn start(router: &Arc<Namespace>, address: Ipv4Addr, login: ProxyLogin) -> Result<Self> {
         let (credentials, basic_auth) = match login {
             ProxyLogin::Open => ("", ""),
@@ -35,7 +38,8 @@ impl Proxy {
         let dir = tempfile::tempdir()?;
         let config = dir.path().join("tinyproxy.conf");
         let relay = relay::PORT;
-        fs::write(&config, format!("Listen {address}\nPort {PORT}\nConnectPort {relay}\n{basic_auth}"))?;
+        let ports = format!("ConnectPort {relay}\nConnectPort {TURNS_PORT}\n");
+        fs::write(&config, format!("Listen {address}\nPort {PORT}\n{ports}{basic_auth}"))?;
         let program =
             Program::start(router, Path::new("tinyproxy"), &dir.path().join("log.txt"), |command| {
                 command.arg("-d").arg("-c").arg(&config);

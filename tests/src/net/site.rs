@@ -111,10 +111,13 @@ impl Ground {
             config.storage.database_path = Some("blobs.db".into());
             adapt(config);
         });
-        let variables = ["http_proxy", "https_proxy"].into_iter();
-        let environment =
-            proxy.iter().flat_map(|proxy| variables.clone().map(|name| (name.into(), proxy.url.clone())));
-        let endpoint = Endpoint::start(&self.host, configured, environment.collect()).await?;
+        let mut environment = Vec::new();
+        for name in ["http_proxy", "https_proxy"] {
+            environment.extend(proxy.iter().map(|proxy| (name.to_owned(), proxy.url.clone())));
+        }
+        let trusted = plan.trusted.iter().map(|trusted| trusted.display().to_string());
+        environment.extend(trusted.map(|trusted| ("SSL_CERT_FILE".to_owned(), trusted)));
+        let endpoint = Endpoint::start(&self.host, configured, environment).await?;
         Ok(Site { endpoint, ground: self, _proxy: proxy })
     }
 

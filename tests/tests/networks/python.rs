@@ -1,6 +1,7 @@
 //! One of ours and a Python endpoint behind NATs, which meet by ICE: each asks the relay's STUN for its public address, and
 //! where that is not enough, one of them has an address at a TURN server (coturn).
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,9 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use proxystore_shared::EndpointId;
-use proxystore_shared::config::endpoint::{EndpointConfig, IceServer, OneOrMany};
+use proxystore_shared::config::endpoint::{EndpointConfig, IceServer, OneOrMany, TurnTransport};
 use proxystore_tests::net::PathKind::{self, Direct, Relayed};
-use proxystore_tests::net::{self, Ground, Inside, Namespace, Nat, Plan, Program, Relay, Segment, Site};
+use proxystore_tests::net::{
+    self, Ground, Inside, Namespace, Nat, Plan, Program, ProxyLogin, Relay, Segment, Site,
+};
 use proxystore_tests::net::{Stack, Subnet};
 use proxystore_tests::process::lay_out;
 use proxystore_tests::{PATIENCE, Site as Configured, http_client, noise, python, skipped, until};
@@ -87,32 +90,53 @@ fn relay_address() -> Ipv4Addr {
 /// A TURN server on the internet.
 struct Coturn {
     program: Program,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// Its number there.
 const COTURN: u8 = 20;
 
+/// Its port for TLS (RFC 7065).
+const TURNS_PORT: u16 = 5349;
+
 impl Coturn {
-    fn start(internet: &Segment) -> Result<Self> {
+    async fn start(internet: &Segment) -> Result<Self> {
         let machine = Namespace::new("turn")?;
         internet.plug(&machine, "eth", COTURN, Stack::V4)?;
         let dir = tempfile::tempdir()?;
-        let address = Subnet::INTERNET.v4(COTURN).to_string();
+        let host = Subnet::INTERNET.v4(COTURN);
+        let address = host.to_string();
+        let certified = rcgen::generate_simple_self_signed([address.clone()])?;
+        let key = dir.path().join("key.pem");
+        fs::write(Self::certificate(&dir), certified.cert.pem())?;
+        fs::write(&key, certified.signing_key.serialize_pem())?;
         let log = dir.path().join("turn.log");
         let program = Program::start(&machine, Path::new("turnserver"), &log, |command| {
             command.args(["-n", "--listening-ip", &address, "--relay-ip", &address]);
             command.args(["--lt-cred-mech", "--realm", "tests", "--user", &format!("site:{CREDENTIAL}")]);
-            command.args(["--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout", "--pidfile"]);
+            command.arg("--cert").arg(Self::certificate(&dir)).arg("--pkey").arg(key);
+            command.args(["--no-dtls", "--no-cli", "--log-file", "stdout", "--pidfile"]);
             command.arg(dir.path().join("pid")).arg("--userdb").arg(dir.path().join("users"));
         })?;
-        Ok(Self { program, _dir: dir })
+        let listens = || Ok(std::net::TcpStream::connect((host, TURNS_PORT))?);
+        until("coturn listens", || machine.within(listens).is_ok()).await.with_context(|| program.log())?;
+        Ok(Self { program, dir })
     }
 
-    /// As a configuration names it; `query` is what follows the URL's port.
-    fn named(query: &str, credential: &str) -> IceServer {
+    fn certificate(dir: &TempDir) -> PathBuf {
+        dir.path().join("certificate.pem")
+    }
+
+    /// As a configuration names it.
+    fn named(transport: TurnTransport, credential: &str) -> IceServer {
+        let host = Subnet::INTERNET.v4(COTURN);
+        let url = match transport {
+            TurnTransport::Udp => format!("turn:{host}"),
+            TurnTransport::Tcp => format!("turn:{host}?transport=tcp"),
+            TurnTransport::Tls => format!("turns:{host}"),
+        };
         IceServer {
-            urls: OneOrMany::One(format!("turn:{}:3478{query}", Subnet::INTERNET.v4(COTURN))),
+            urls: OneOrMany::One(url),
             username: Some("site".into()),
             credential: Some(credential.into()),
         }
@@ -126,11 +150,14 @@ struct Pair {
     /// TURN servers in the two configurations.
     our_turn: Option<IceServer>,
     their_turn: Option<IceServer>,
+    /// Whether our host trusts the TURN server's certificate.
+    trusts_turn: bool,
 }
 
 impl Pair {
     fn behind(ours: Nat, theirs: Nat) -> Self {
-        Self { ours: ours.into(), theirs: Plan { lan: 2, ..theirs.into() }, our_turn: None, their_turn: None }
+        let theirs = Plan { lan: 2, ..theirs.into() };
+        Self { ours: ours.into(), theirs, our_turn: None, their_turn: None, trusts_turn: true }
     }
 }
 
@@ -161,9 +188,11 @@ impl Lab {
             skipped("networks with a TURN server: coturn is not installed");
             return Ok(None);
         }
-        let coturn = uses_turn.then(|| Coturn::start(&internet)).transpose()?;
-        let Pair { ours, theirs, our_turn, their_turn } = pair;
-        let waits = our_turn.as_ref().is_some_and(|turn| turn.credential.as_deref() == Some(CREDENTIAL));
+        let coturn = if uses_turn { Some(Coturn::start(&internet).await?) } else { None };
+        let Pair { mut ours, theirs, our_turn, their_turn, trusts_turn } = pair;
+        ours.trusted = coturn.as_ref().filter(|_| trusts_turn).map(|coturn| Coturn::certificate(&coturn.dir));
+        let accepted = |turn: &IceServer| trusts_turn && turn.credential.as_deref() == Some(CREDENTIAL);
+        let waits = our_turn.as_ref().is_some_and(accepted);
         let ground = Ground::new("a", &internet, 11, &ours)?;
         let adapt = |config: &mut EndpointConfig| config.relay.ice_servers = our_turn.map(|turn| vec![turn]);
         let ours = ground.settle_with("a", &ours, adapt).await?;
@@ -255,7 +284,7 @@ async fn where_no_nat_can_be_punched_both_are_told() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_one_side_has_a_turn_server_no_nat_is_in_the_way() -> Result<()> {
-    let turn = || Some(Coturn::named("", CREDENTIAL));
+    let turn = || Some(Coturn::named(TurnTransport::Udp, CREDENTIAL));
     for (our_turn, their_turn, ours_first) in
         [(turn(), None, true), (turn(), None, false), (None, turn(), true), (None, turn(), false)]
     {
@@ -268,17 +297,35 @@ async fn where_one_side_has_a_turn_server_no_nat_is_in_the_way() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_tcp_a_turn_server_helps_where_no_udp_passes() -> Result<()> {
-    let our_turn = Some(Coturn::named("?transport=tcp", CREDENTIAL));
-    let pair = Pair { ours: Plan::without_udp(), our_turn, ..Pair::behind(Nat::None, Nat::PortRestricted) };
+async fn over_tcp_and_tls_a_turn_server_helps_where_no_udp_passes() -> Result<()> {
+    for (ours, transport) in [
+        (Plan::without_udp(), TurnTransport::Tcp),
+        (Plan::without_udp(), TurnTransport::Tls),
+        (Plan::behind_proxy(ProxyLogin::Password), TurnTransport::Tls),
+    ] {
+        let our_turn = Some(Coturn::named(transport, CREDENTIAL));
+        let pair = Pair { ours, our_turn, ..Pair::behind(Nat::None, Nat::PortRestricted) };
+        let Some(lab) = Lab::new(pair).await? else { return Ok(()) };
+        lab.exchange(true, Relayed).await.with_context(|| format!("{transport:?}\n{}", lab.logs()))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_server_whose_certificate_nobody_vouches_for_is_not_used() -> Result<()> {
+    let our_turn = Some(Coturn::named(TurnTransport::Tls, CREDENTIAL));
+    let pair = Pair { our_turn, trusts_turn: false, ..Pair::behind(Nat::None, Nat::None) };
     let Some(lab) = Lab::new(pair).await? else { return Ok(()) };
-    lab.exchange(true, Relayed).await.with_context(|| lab.logs())
+    let log = || lab.ours.endpoint.log();
+    until("the refusal is in the log", || log().contains("no address at the TURN server")).await?;
+    ensure!(log().contains("certificate"), "{}", log());
+    lab.exchange(true, Direct).await.with_context(|| lab.logs())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_server_that_refuses_is_named_and_in_nobodys_way() -> Result<()> {
     const WRONG: &str = "not-the-secret";
-    let our_turn = Some(Coturn::named("", WRONG));
+    let our_turn = Some(Coturn::named(TurnTransport::Udp, WRONG));
     let pair = Pair { our_turn, ..Pair::behind(Nat::PortRestricted, Nat::PortRestricted) };
     let Some(lab) = Lab::new(pair).await? else { return Ok(()) };
     lab.exchange(true, Direct).await.with_context(|| lab.logs())?;

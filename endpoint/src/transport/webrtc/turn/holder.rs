@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxystore_shared::config::endpoint::{TurnServer, TurnTransport};
+use proxystore_shared::config::endpoint::{ProxySetting, TurnServer, TurnTransport};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -20,9 +20,10 @@ use turn_client_proto::types::prelude::DelayedTransmitBuild as _;
 use turn_client_proto::types::{TransportType, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
-use super::link::Link;
+use super::link::{Ends, Link};
 use super::{ORDERS, Order, Place, Turn};
 use crate::transport::addresses::{LocalAddresses, resolve_socket};
+use crate::transport::route::RouteError;
 use crate::transport::webrtc::{Desk, Destination};
 
 /// From a request to its repetition, twice as long each time: the protocol's least (RFC 8489, section 6.2.1), and what a
@@ -45,7 +46,7 @@ const MAX_PERMITTED: usize = 256;
 
 /// Why there is no address.
 #[derive(Debug, thiserror::Error)]
-enum TurnError {
+pub(super) enum TurnError {
     #[error("its name leads to no address")]
     Unknown,
     #[error("it has none to give")]
@@ -57,6 +58,8 @@ enum TurnError {
     Worn,
     #[error("this host's own addresses have changed")]
     Moved,
+    #[error(transparent)]
+    Route(#[from] RouteError),
     #[error("it was not reached, or left: {0}")]
     Io(#[from] io::Error),
 }
@@ -71,6 +74,8 @@ impl TurnError {
 /// The task.
 pub struct Holder {
     server: TurnServer,
+    /// On the way to the server, unless that is over UDP.
+    proxy: Option<ProxySetting>,
     socket: UdpSocket,
     port: u16,
     orders: mpsc::Receiver<Order>,
@@ -89,12 +94,16 @@ struct Allocation {
 }
 
 impl Holder {
-    /// For `server`; `socket` is a second handle to the endpoint's.
-    pub fn new(server: TurnServer, socket: UdpSocket) -> io::Result<(Self, Turn)> {
+    /// For `server`; `socket` is a second handle to the endpoint's, `proxy` the configured one.
+    pub fn new(
+        server: TurnServer,
+        socket: UdpSocket,
+        proxy: Option<ProxySetting>,
+    ) -> io::Result<(Self, Turn)> {
         let port = socket.local_addr()?.port();
         let (sender, orders) = mpsc::channel(ORDERS);
         let (place, receiver) = watch::channel(Place::default());
-        let holder = Self { server, socket, port, orders, place, epoch: Instant::now(), failures: 0 };
+        let holder = Self { server, proxy, socket, port, orders, place, epoch: Instant::now(), failures: 0 };
         Ok((holder, Turn { orders: sender, place: receiver }))
     }
 
@@ -164,23 +173,27 @@ impl Holder {
     }
 
     async fn begin(&mut self) -> Result<Allocation, TurnError> {
-        let TurnServer { address, transport, username, credential } = &self.server;
-        let servers = resolve_socket(address).await;
-        let server = *servers.iter().cycle().nth(self.failures % 2).ok_or(TurnError::Unknown)?;
+        let TurnServer { transport, username, credential, .. } = &self.server;
         let mut config = TurnConfig::new(TurnCredentials::new(username, credential));
         config.set_request_retransmits(REPEAT, REPEAT_AT_MOST, REQUESTS, REPEAT_AT_MOST);
         let (client, link) = match transport {
             TurnTransport::Udp => {
+                let server = self.next_address().await.ok_or(TurnError::Unknown)?;
                 self.place.send_replace(Place { server: Some(server), address: None });
                 let client = TurnClientUdp::allocate(self.local_for(server), server, config);
                 (TurnClient::Udp(client), Link::udp(self.socket.try_clone()?, server)?)
             }
-            TurnTransport::Tcp => {
-                let (link, local) = Link::tcp(server).await?;
-                (TurnClient::Tcp(TurnClientTcp::allocate(local, server, config)), link)
+            TurnTransport::Tcp | TurnTransport::Tls => {
+                let (link, Ends { local, remote }) = Link::tcp(&self.server, self.proxy.as_ref()).await?;
+                (TurnClient::Tcp(TurnClientTcp::allocate(local, remote, config)), link)
             }
         };
         Ok(Allocation { client, link, permitted: BTreeSet::new() })
+    }
+
+    async fn next_address(&self) -> Option<SocketAddr> {
+        let servers = resolve_socket(&self.server.address).await;
+        servers.iter().cycle().nth(self.failures % 2).copied()
     }
 
     /// The socket's address in the family of `server`; the library only tells its own from others by it.
@@ -328,7 +341,7 @@ mod tests {
                 username: "site".into(),
                 credential: "secret".into(),
             };
-            let (mut holder, turn) = Holder::new(turn_server, socket.try_clone().unwrap()).unwrap();
+            let (mut holder, turn) = Holder::new(turn_server, socket.try_clone().unwrap(), None).unwrap();
             for _ in 0..20_000 {
                 holder.receive(&mut allocation, message(&mut random), &desk);
             }

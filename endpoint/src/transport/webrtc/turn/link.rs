@@ -2,16 +2,27 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use proxystore_shared::config::endpoint::{ProxySetting, TurnServer, TurnTransport};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::http::Uri;
 
+use super::holder::TurnError;
+use crate::transport::route::Route;
 use crate::transport::shared_socket::reachable_from;
 
-/// For a connection over TCP to come up, or to take what is written: a server at the other end of the world takes a second.
-const TCP_LIMIT: Duration = Duration::from_secs(5);
+/// For a connection over TCP to come up, with a proxy and TLS. More than the proxy has, so that the error names it.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// For a connection to take what is written: a server at the other end of the world takes a second.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Read at once from a connection over TCP: a dozen datagrams.
 const TCP_BUFFER: usize = 16 << 10;
@@ -21,7 +32,18 @@ pub(super) enum Link {
     /// From the endpoint's own socket, which also receives what comes back.
     Udp { socket: UdpSocket, server: SocketAddr },
     /// Over a connection of its own.
-    Tcp { stream: TcpStream, buffer: Vec<u8> },
+    Tcp { stream: Box<dyn Stream>, buffer: Vec<u8> },
+}
+
+/// A connection over TCP, encrypted or not.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Between which addresses a connection over TCP is: through a proxy, the other one is the proxy's.
+pub(super) struct Ends {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
 }
 
 impl Link {
@@ -31,12 +53,18 @@ impl Link {
         Ok(Self::Udp { socket, server })
     }
 
-    /// Connects; also says from where.
-    pub async fn tcp(server: SocketAddr) -> io::Result<(Self, SocketAddr)> {
-        let stream = timeout(TCP_LIMIT, TcpStream::connect(server)).await??;
-        stream.set_nodelay(true)?;
-        let local = stream.local_addr()?;
-        Ok((Self::Tcp { stream, buffer: vec![0; TCP_BUFFER] }, local))
+    /// Connects over TCP or TLS, through `proxy` or what the environment says.
+    pub async fn tcp(server: &TurnServer, proxy: Option<&ProxySetting>) -> Result<(Self, Ends), TurnError> {
+        let connecting = async {
+            let (stream, name) = connect(server, proxy).await?;
+            let ends = Ends { local: stream.local_addr()?, remote: stream.peer_addr()? };
+            let stream: Box<dyn Stream> = match server.transport {
+                TurnTransport::Tls => Box::new(connector()?.connect(name, stream).await?),
+                TurnTransport::Tcp | TurnTransport::Udp => Box::new(stream),
+            };
+            Ok((Self::Tcp { stream, buffer: vec![0; TCP_BUFFER] }, ends))
+        };
+        timeout(CONNECT_LIMIT, connecting).await.map_err(io::Error::from)?
     }
 
     /// Writes a message to the server.
@@ -47,7 +75,13 @@ impl Link {
                 let _ = socket.send_to(message, *server);
                 Ok(())
             }
-            Self::Tcp { stream, .. } => timeout(TCP_LIMIT, stream.write_all(message)).await?,
+            Self::Tcp { stream, .. } => {
+                let writing = async {
+                    stream.write_all(message).await?;
+                    stream.flush().await
+                };
+                timeout(WRITE_LIMIT, writing).await?
+            }
         }
     }
 
@@ -61,4 +95,28 @@ impl Link {
             },
         }
     }
+}
+
+/// The connection, and the name that the server's certificate must be for.
+async fn connect(
+    server: &TurnServer,
+    proxy: Option<&ProxySetting>,
+) -> Result<(TcpStream, ServerName<'static>), TurnError> {
+    // As the environment's variables know it.
+    let scheme = if server.transport == TurnTransport::Tls { "https" } else { "http" };
+    let uri: Uri = format!("{scheme}://{}", server.address).parse().map_err(|_| TurnError::Unknown)?;
+    let (host, port) = uri.host().zip(uri.port_u16()).ok_or(TurnError::Unknown)?;
+    let name =
+        ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| TurnError::Unknown)?;
+    Ok((Route::to(&uri, port, proxy)?.connect().await?, name))
+}
+
+/// TLS with a server for whom one of the system's authorities vouches.
+fn connector() -> io::Result<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = builder.map_err(io::Error::other)?.with_root_certificates(roots).with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
 }

@@ -1,4 +1,4 @@
-//! An HTTP proxy that is asked for a connection to the relay (`CONNECT`, RFC 9110, section 9.3.6).
+//! An HTTP proxy that is asked for a connection to a server (`CONNECT`, RFC 9110, section 9.3.6).
 
 use std::fmt;
 use std::io;
@@ -11,8 +11,8 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tracing::debug;
 
-/// To reach the proxy and for its answer, which waits for the relay. Less than an endpoint gives the whole
-/// registration, so that the error names the proxy.
+/// To reach the proxy and for its answer, which waits for the server. Less than an endpoint gives a registration with the
+/// relay or a connection to a TURN server, so that the error names the proxy.
 const DEADLINE: Duration = Duration::from_secs(8);
 
 /// Longest head of an answer. Proxies add a few headers of their own; 8 KiB is what common servers take for a head.
@@ -49,21 +49,21 @@ pub enum ProxyError {
         /// What the system said.
         source: io::Error,
     },
-    /// It may wait for the relay.
-    #[error("the proxy {proxy} did not answer within {} s: does it reach {relay}?", DEADLINE.as_secs())]
+    /// It may wait for the server.
+    #[error("the proxy {proxy} did not answer within {} s: does it reach {server}?", DEADLINE.as_secs())]
     Silent {
         /// Without its password.
         proxy: String,
         /// Host and port.
-        relay: String,
+        server: String,
     },
     /// It will not.
-    #[error("the proxy {proxy} refused a connection to {relay} with \"{status} {reason}\": {}", remedy(*status))]
+    #[error("the proxy {proxy} refused a connection to {server} with \"{status} {reason}\": {}", remedy(*status))]
     Refused {
         /// Without its password.
         proxy: String,
         /// Host and port.
-        relay: String,
+        server: String,
         /// Of its answer.
         status: u16,
         /// Its words.
@@ -92,7 +92,7 @@ fn remedy(status: u16) -> &'static str {
         401 | 407 => "it wants the right user and password, as in http://user:password@host:3128",
         403 => "ask those who run it to allow CONNECT to this host and port",
         405 | 501 => "it does not know CONNECT; is it an HTTP proxy?",
-        500.. => "it does not reach the relay; ask those who run it",
+        500.. => "it does not reach that server; ask those who run it",
         _ => "ask those who run it",
     }
 }
@@ -132,29 +132,29 @@ impl Proxy {
         }
     }
 
-    /// A connection through the proxy to `relay`, host and port.
-    pub async fn connect(&self, relay: &str) -> Result<TcpStream, ProxyError> {
-        match timeout(DEADLINE, self.tunnel(relay)).await {
+    /// A connection through the proxy to `server`, host and port.
+    pub async fn connect(&self, server: &str) -> Result<TcpStream, ProxyError> {
+        match timeout(DEADLINE, self.tunnel(server)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(ProxyError::Silent { proxy: self.to_string(), relay: relay.to_owned() }),
+            Err(_) => Err(ProxyError::Silent { proxy: self.to_string(), server: server.to_owned() }),
         }
     }
 
-    async fn tunnel(&self, relay: &str) -> Result<TcpStream, ProxyError> {
+    async fn tunnel(&self, server: &str) -> Result<TcpStream, ProxyError> {
         let unreachable = |source| ProxyError::Unreachable { proxy: self.to_string(), source };
         let address = format!("{}:{}", self.host, self.port);
         let mut stream = TcpStream::connect(address).await.map_err(unreachable)?;
-        stream.write_all(&self.request(relay)).await.map_err(unreachable)?;
+        stream.write_all(&self.request(server)).await.map_err(unreachable)?;
         let mut head = Vec::new();
         loop {
             if stream.read_buf(&mut head).await.map_err(unreachable)? == 0 {
                 return Err(self.nonsense("it closed the connection"));
             }
             if let Some((status, reason)) = self.parse(&head)? {
-                debug!(proxy = %self, relay, status, "the proxy answered");
+                debug!(proxy = %self, server, status, "the proxy answered");
                 let refused = || ProxyError::Refused {
                     proxy: self.to_string(),
-                    relay: relay.to_owned(),
+                    server: server.to_owned(),
                     status,
                     reason,
                 };
@@ -163,8 +163,8 @@ impl Proxy {
         }
     }
 
-    fn request(&self, relay: &str) -> Vec<u8> {
-        let mut request = format!("CONNECT {relay} HTTP/1.1\r\nHost: {relay}\r\n").into_bytes();
+    fn request(&self, server: &str) -> Vec<u8> {
+        let mut request = format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n").into_bytes();
         if let Some(value) = &self.authorization {
             request.extend(b"Proxy-Authorization: ");
             request.extend(value.as_bytes());
@@ -181,8 +181,8 @@ impl Proxy {
         match response.parse(head) {
             Ok(httparse::Status::Complete(len)) => {
                 let status = response.code.unwrap_or_default();
-                // Behind a refusal comes a page for people. Nobody but the relay may speak behind a consent, and the
-                // relay does not speak first.
+                // Behind a refusal comes a page for people. Nobody but the server may speak behind a consent, and those
+                // we ask for do not speak first.
                 if (200..300).contains(&status) && len < head.len() {
                     return Err(self.nonsense("it sent more than an answer"));
                 }
