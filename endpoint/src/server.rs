@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use proxystore_shared::EndpointId;
 use proxystore_shared::config::endpoint::{EndpointConfig, StorageConfig};
-use proxystore_shared::directory::{KEY_FILE, KNOWN_PEERS_FILE, OBJECTS_DIR};
+use proxystore_shared::directory::{KEY_FILE, OBJECTS_DIR};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -234,7 +234,7 @@ fn start_peers(
         relay,
         config: peering,
         socket,
-        known_peers: &options.dir.join(KNOWN_PEERS_FILE),
+        dir: &options.dir,
         storage,
         stop: stop.child_token(),
     };

@@ -19,6 +19,8 @@ pub const OBJECTS_DIR: &str = "objects";
 pub const KEY_FILE: &str = "identity.key";
 /// Pinned keys of peers whose id does not certify one.
 pub const KNOWN_PEERS_FILE: &str = "known_peers.toml";
+/// Whom the relay has introduced lately, and where they were.
+pub const ACQUAINTANCES_FILE: &str = "acquaintances.toml";
 
 /// The ProxyStore home: `$PROXYSTORE_HOME`, else `$XDG_DATA_HOME/proxystore`, else `~/.local/share/proxystore`.
 pub fn home() -> PathBuf {

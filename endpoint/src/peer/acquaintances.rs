@@ -2,13 +2,17 @@
 //! acquaintances find each other by that.
 //!
 //! The relay decides who meets whom. So an acquaintance lasts as long as the peer's task, and a day beyond: longer than
-//! an outage of the relay, and a bound for those whom it would no longer introduce.
+//! an outage of the relay, and a bound for those whom it would no longer introduce. A restart does not change that
+//! ([`record`]).
+
+pub mod record;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use proxystore_shared::{EndpointId, PublicKey};
+use tokio::sync::Notify;
 
 use super::negotiation::Counterpart;
 use crate::lock::lock;
@@ -22,7 +26,21 @@ const MAX_ABSENT: usize = 4096;
 
 /// Everybody that was introduced.
 #[derive(Debug, Default)]
-pub struct Acquaintances(Mutex<Register>);
+pub struct Acquaintances {
+    register: Mutex<Register>,
+    changed: Notify,
+}
+
+/// What outlasts the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// The peer.
+    pub peer: EndpointId,
+    /// What it said last.
+    pub counterpart: Counterpart,
+    /// How long it is remembered if nobody here has to do with it.
+    pub left: Duration,
+}
 
 #[derive(Debug, Default)]
 struct Register {
@@ -44,12 +62,37 @@ impl Acquaintance {
 }
 
 impl Acquaintances {
+    /// Those that an earlier process remembered. Their tasks do not run yet.
+    pub fn recall(remembered: Vec<Remembered>, now: Instant) -> Self {
+        let mut register = Register::default();
+        for Remembered { peer, counterpart, left } in remembered {
+            register.enter(peer, Acquaintance { counterpart, until: Some(now + left.min(MEMORY)) });
+        }
+        register.make_room(now);
+        Self { register: Mutex::new(register), changed: Notify::new() }
+    }
+
     /// A peer described itself. An earlier key is its own no longer.
     pub fn introduce(&self, peer: EndpointId, counterpart: Counterpart) {
-        let mut register = self.register();
-        register.forget(peer);
-        register.owners.insert(counterpart.key, peer);
-        register.peers.insert(peer, Acquaintance { counterpart, until: None });
+        self.register().enter(peer, Acquaintance { counterpart, until: None });
+        self.changed.notify_one();
+    }
+
+    /// Waits until somebody was introduced since this was called last.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Who is known now.
+    pub fn remembered(&self, now: Instant) -> Vec<Remembered> {
+        let register = self.register();
+        let current = register.peers.iter().filter(|(_, known)| known.is_current(now));
+        let remembered = current.map(|(peer, known)| Remembered {
+            peer: *peer,
+            counterpart: known.counterpart.clone(),
+            left: known.until.map_or(MEMORY, |until| until - now),
+        });
+        remembered.collect()
     }
 
     /// What `peer` said last, which is kept until its task has ended.
@@ -77,11 +120,17 @@ impl Acquaintances {
     }
 
     fn register(&self) -> MutexGuard<'_, Register> {
-        lock(&self.0)
+        lock(&self.register)
     }
 }
 
 impl Register {
+    fn enter(&mut self, peer: EndpointId, known: Acquaintance) {
+        self.forget(peer);
+        self.owners.insert(known.counterpart.key, peer);
+        self.peers.insert(peer, known);
+    }
+
     fn forget(&mut self, peer: EndpointId) {
         if let Some(known) = self.peers.remove(&peer) {
             self.owners.remove(&known.counterpart.key);
@@ -143,6 +192,23 @@ mod tests {
         assert_eq!(acquaintances.meet(id(1), now + MEMORY), None);
         assert_eq!(acquaintances.meet(id(1), now + MEMORY / 2), Some(counterpart(1)));
         assert_eq!(acquaintances.owner_of(&key(1), now + MEMORY), Some(id(1)), "its task runs again");
+    }
+
+    #[test]
+    fn who_is_remembered_is_known_after_a_restart_for_as_long_as_before() {
+        let (acquaintances, start) = (Acquaintances::default(), Instant::now());
+        for number in 1..=3 {
+            acquaintances.introduce(id(number), counterpart(number));
+        }
+        let now = start + MEMORY;
+        acquaintances.part(id(2), start + MEMORY / 2);
+        acquaintances.part(id(3), start);
+        let again = Acquaintances::recall(acquaintances.remembered(now), now);
+        assert_eq!(again.meet(id(3), now), None, "its time is over");
+        assert_eq!(again.owner_of(&key(2), now + MEMORY / 2), None);
+        assert_eq!(again.meet(id(2), now), Some(counterpart(2)));
+        assert_eq!(again.owner_of(&key(1), now + MEMORY / 2), Some(id(1)));
+        assert_eq!(again.owner_of(&key(1), now + MEMORY), None, "its task does not run again");
     }
 
     #[test]

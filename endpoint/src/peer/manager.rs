@@ -5,12 +5,13 @@ use std::io;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use dashmap::DashMap;
 use noq::Incoming;
 use proxystore_shared::EndpointId;
 use proxystore_shared::config::endpoint::{IceServers, PeeringConfig};
+use proxystore_shared::directory::{ACQUAINTANCES_FILE, KNOWN_PEERS_FILE};
 use proxystore_shared::relay_message::PeerConnection;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
@@ -19,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::PeerError;
-use super::acquaintances::Acquaintances;
+use super::acquaintances::{Acquaintances, record};
 use super::actor::{Actor, COMMANDS, Command};
 use super::any_session::AnySession;
 use super::cache::RemoteCache;
@@ -72,8 +73,8 @@ pub struct PeerOptions<'a> {
     pub ice_servers: IceServers,
     /// The socket; see [`crate::transport::socket::open`].
     pub socket: UdpSocket,
-    /// Where keys of peers are remembered.
-    pub known_peers: &'a Path,
+    /// Where keys and addresses of peers are remembered.
+    pub dir: &'a Path,
     /// What peers may ask for.
     pub storage: Arc<dyn Storage>,
     /// Ends every session and every task; [`PeerManager::stop`] also waits for that.
@@ -110,6 +111,8 @@ impl PeerManager {
             relay_host: signaling::host_of(&options.relay.address),
             offer: signaling.offer(),
         });
+        let record = options.dir.join(ACQUAINTANCES_FILE);
+        let known = record::read(&record, SystemTime::now());
         let context = Arc::new(Context {
             id: options.id,
             name: options.relay.name.clone(),
@@ -124,11 +127,11 @@ impl PeerManager {
             python_budget: Budget::default(),
             addresses,
             signaling,
-            pins: Pins::load(options.known_peers)?,
+            pins: Pins::load(&options.dir.join(KNOWN_PEERS_FILE))?,
             storage: options.storage,
             actors: DashMap::new(),
             sessions: DashMap::new(),
-            acquaintances: Acquaintances::default(),
+            acquaintances: Acquaintances::recall(known, Instant::now()),
             described: Notify::new(),
             stop: options.stop,
             tasks: TaskTracker::new(),
@@ -137,6 +140,7 @@ impl PeerManager {
         let manager = Self { context };
         let (inbox, messages) = mpsc::channel(INBOX);
         manager.spawn(finder.run(manager.context.stop.clone()));
+        manager.spawn(record::keep(manager.context.clone(), record));
         if manager.context.config.port_mapping {
             manager.spawn(mapper.run(manager.context.stop.clone()));
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use proxystore_shared::EndpointId;
+use proxystore_shared::directory::ACQUAINTANCES_FILE;
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::time::error::Elapsed;
@@ -134,6 +135,11 @@ impl Endpoint {
     /// What it logged since it was first started.
     pub fn log(&self) -> String {
         fs::read_to_string(self.place().join("log.txt")).unwrap_or_default()
+    }
+
+    /// Its record of whom the relay has introduced.
+    pub fn acquaintances(&self) -> String {
+        fs::read_to_string(self.place().join(ACQUAINTANCES_FILE)).unwrap_or_default()
     }
 
     fn place(&self) -> PathBuf {

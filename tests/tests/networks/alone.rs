@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use proxystore_tests::net::PathKind::{Direct, Relayed};
 use proxystore_tests::net::{self, Nat, Pair};
-use proxystore_tests::noise;
+use proxystore_tests::{noise, until};
 use tokio::time::{Duration, sleep};
 
 use crate::faults::{LARGE, RATE, fetch_despite, works};
@@ -48,6 +48,23 @@ async fn a_get_finds_the_direct_path_while_the_relay_seems_to_be_there() -> Resu
     let Some(pair) = relayed_pair().await? else { return Ok(()) };
     pair.relay.plug.pull()?;
     pair.pass_udp()?;
+    fetch_small(&pair).await?;
+    pair.uses(Direct).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_is_started_again_without_a_relay_finds_whom_it_has_met() -> Result<()> {
+    if !net::possible() {
+        return Ok(());
+    }
+    let pair = Pair::with("").a(Nat::PortRestricted).b(Nat::None).start().await?;
+    works(&pair).await?;
+    pair.uses(Direct).await?;
+    let endpoint = &pair.a.endpoint;
+    let peer = pair.b.endpoint.id.to_string();
+    until("A has a record of B", || endpoint.acquaintances().contains(&peer)).await?;
+    pair.relay.kill();
+    endpoint.restart().await?;
     fetch_small(&pair).await?;
     pair.uses(Direct).await
 }
