@@ -67,13 +67,6 @@ pub fn checked_user(datagram: &[u8]) -> Option<&str> {
     name.split_once(':').map(|(receiver, _)| receiver)
 }
 
-/// Whether a datagram is STUN of another method than Binding, such as those of TURN (RFC 8489, section 5).
-pub fn is_beyond_binding(datagram: &[u8]) -> bool {
-    const METHOD: u16 = 0x3EEF;
-    let kind = datagram.first_chunk().map_or(0, |kind| u16::from_be_bytes(*kind));
-    is_stun(datagram) && kind & METHOD != BINDING_REQUEST
-}
-
 /// Whether a datagram is DTLS (RFC 7983, section 7).
 pub fn is_dtls(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| (20..64).contains(first))
@@ -189,21 +182,6 @@ mod tests {
     use super::*;
 
     /// RFC 5769, section 2.2: a response to 192.0.2.1:32853, without its trailing integrity attributes.
-    #[test]
-    fn messages_of_turn_are_told_from_binding() {
-        let id = TransactionId([7; 12]);
-        let binding = Message::Request { id, change_port: false }.encode();
-        let mut allocate = binding.clone();
-        allocate[1] = 0x03;
-        let mut data_indication = binding.clone();
-        data_indication[1] = 0x17;
-        assert!(!is_beyond_binding(&binding) && !is_beyond_binding(b"") && !is_beyond_binding(&[0; 20]));
-        assert!(!is_beyond_binding(
-            &Message::Response { id, mapped: "192.0.2.1:1".parse().unwrap() }.encode()
-        ));
-        assert!(is_beyond_binding(&allocate) && is_beyond_binding(&data_indication));
-    }
-
     #[test]
     fn the_address_of_the_rfc_is_read() {
         let id = TransactionId(*b"\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\xfa\x87\xdf\xae");

@@ -94,10 +94,9 @@ impl PeerManager {
         let (signaling, outbox) = Signaling::new(&options.relay, relay_end);
         let local = options.socket.local_addr()?;
         let socket = options.socket.try_clone()?;
-        let proxy = || options.relay.proxy.clone();
         let turn = options.ice_servers.turn;
-        let turn = turn.map(|server| turn::Holder::new(server, options.socket.try_clone()?, proxy()));
-        let (holder, turn) = turn.transpose()?.unzip();
+        let turn = turn.map(|server| turn::Holder::new(server, options.relay.proxy.clone()));
+        let (holder, turn) = turn.unzip();
         let webrtc = Arc::new(Desk::new(options.socket.try_clone()?, turn)?);
         let (quic, stun) = Quic::new(options.socket, socket_end, options.identity.clone(), webrtc.clone())?;
         let (mapper, forwarded) = PortMapper::new(local);

@@ -152,12 +152,14 @@ struct Pair {
     their_turn: Option<IceServer>,
     /// Whether our host trusts the TURN server's certificate.
     trusts_turn: bool,
+    /// Our UDP port; 0 for any.
+    port: u16,
 }
 
 impl Pair {
     fn behind(ours: Nat, theirs: Nat) -> Self {
         let theirs = Plan { lan: 2, ..theirs.into() };
-        Self { ours: ours.into(), theirs, our_turn: None, their_turn: None, trusts_turn: true }
+        Self { ours: ours.into(), theirs, our_turn: None, their_turn: None, trusts_turn: true, port: 0 }
     }
 }
 
@@ -189,12 +191,15 @@ impl Lab {
             return Ok(None);
         }
         let coturn = if uses_turn { Some(Coturn::start(&internet).await?) } else { None };
-        let Pair { mut ours, theirs, our_turn, their_turn, trusts_turn } = pair;
+        let Pair { mut ours, theirs, our_turn, their_turn, trusts_turn, port } = pair;
         ours.trusted = coturn.as_ref().filter(|_| trusts_turn).map(|coturn| Coturn::certificate(&coturn.dir));
         let accepted = |turn: &IceServer| trusts_turn && turn.credential.as_deref() == Some(CREDENTIAL);
         let waits = our_turn.as_ref().is_some_and(accepted);
         let ground = Ground::new("a", &internet, 11, &ours)?;
-        let adapt = |config: &mut EndpointConfig| config.relay.ice_servers = our_turn.map(|turn| vec![turn]);
+        let adapt = |config: &mut EndpointConfig| {
+            config.relay.ice_servers = our_turn.map(|turn| vec![turn]);
+            config.peering.port = port;
+        };
         let ours = ground.settle_with("a", &ours, adapt).await?;
         let ground = Ground::new("b", &internet, 12, &theirs)?;
         let python = PythonSite::start(ground, &Relay::url(Stack::V4), their_turn).await?;
@@ -309,6 +314,18 @@ async fn over_tcp_and_tls_a_turn_server_helps_where_no_udp_passes() -> Result<()
         lab.exchange(true, Relayed).await.with_context(|| format!("{transport:?}\n{}", lab.logs()))?;
     }
     Ok(())
+}
+
+/// The server has not forgotten the address that it lent to the process that was killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_was_killed_gets_another_address_at_the_turn_server() -> Result<()> {
+    let our_turn = Some(Coturn::named(TurnTransport::Udp, CREDENTIAL));
+    let pair = Pair { our_turn, port: 41_000, ..Pair::behind(Nat::Symmetric, Nat::Symmetric) };
+    let Some(lab) = Lab::new(pair).await? else { return Ok(()) };
+    lab.ours.endpoint.restart().await?;
+    let lent = || lab.ours.endpoint.log().matches(": address at the TURN server").count();
+    until("there is a second address", || lent() == 2).await.with_context(|| lab.logs())?;
+    lab.exchange(true, Relayed).await.with_context(|| lab.logs())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,10 +106,6 @@ impl Desk {
     /// Hands a datagram to the connection it is for, and says whether it can be for nobody else. Nothing happens if there is
     /// none, or it is too busy: whoever sent it sends it again.
     pub fn deliver(&self, from: SocketAddr, to: Destination, bytes: &[u8]) -> bool {
-        let is_turn = |turn: &Turn| stun::is_beyond_binding(bytes) && turn.take(from, bytes);
-        if matches!(to, Destination::Here(_)) && self.turn.as_ref().is_some_and(is_turn) {
-            return true;
-        }
         let datagram = || Datagram { from, to, bytes: bytes.to_vec() };
         if let Some(user) = stun::checked_user(bytes) {
             if let Some(inbox) = self.by_user.get(user) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use turn_client_proto::types::{TransportType, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
 use super::link::{Ends, Link};
-use super::{ORDERS, Order, Place, Turn};
+use super::{ORDERS, Order, Turn};
 use crate::transport::addresses::{LocalAddresses, resolve_socket};
 use crate::transport::route::RouteError;
 use crate::transport::webrtc::{Desk, Destination};
@@ -76,10 +76,8 @@ pub struct Holder {
     server: TurnServer,
     /// On the way to the server, unless that is over UDP.
     proxy: Option<ProxySetting>,
-    socket: UdpSocket,
-    port: u16,
     orders: mpsc::Receiver<Order>,
-    place: watch::Sender<Place>,
+    address: watch::Sender<Option<SocketAddr>>,
     /// When the library's time began.
     epoch: Instant,
     /// Failures so far: the server's addresses, one of each family at the most, take turns.
@@ -94,17 +92,12 @@ struct Allocation {
 }
 
 impl Holder {
-    /// For `server`; `socket` is a second handle to the endpoint's, `proxy` the configured one.
-    pub fn new(
-        server: TurnServer,
-        socket: UdpSocket,
-        proxy: Option<ProxySetting>,
-    ) -> io::Result<(Self, Turn)> {
-        let port = socket.local_addr()?.port();
+    /// For `server`; `proxy` is the configured one.
+    pub fn new(server: TurnServer, proxy: Option<ProxySetting>) -> (Self, Turn) {
         let (sender, orders) = mpsc::channel(ORDERS);
-        let (place, receiver) = watch::channel(Place::default());
-        let holder = Self { server, proxy, socket, port, orders, place, epoch: Instant::now(), failures: 0 };
-        Ok((holder, Turn { orders: sender, place: receiver }))
+        let (address, receiver) = watch::channel(None);
+        let holder = Self { server, proxy, orders, address, epoch: Instant::now(), failures: 0 };
+        (holder, Turn { orders: sender, address: receiver })
     }
 
     /// Holds an address until `stop`. What comes for it goes to `desk`; `addresses` are this host's.
@@ -116,7 +109,7 @@ impl Holder {
     ) {
         loop {
             let held = self.hold(&desk, &mut addresses, &stop).await;
-            self.place.send_replace(Place::default());
+            self.address.send_replace(None);
             let Err(error) = held else { return };
             warn!(server = %self.server.address, %error, "no address at the TURN server");
             if error.is_no_fault_of_the_server() {
@@ -147,7 +140,7 @@ impl Holder {
         let give_up = Instant::now() + ANSWER_LIMIT;
         loop {
             let due = self.advance(&mut allocation).await?;
-            let has_address = self.place.borrow().address.is_some();
+            let has_address = self.address.borrow().is_some();
             let lost = has_address && allocation.client.relayed_addresses().next().is_none();
             if lost || !has_address && give_up <= Instant::now() {
                 return Err(TurnError::Gone);
@@ -166,7 +159,7 @@ impl Holder {
                         return Err(TurnError::Moved);
                     }
                 }
-                Some(order) = self.orders.recv() => self.handle(&mut allocation, order, desk).await?,
+                Some(order) = self.orders.recv() => self.handle(&mut allocation, order).await?,
                 read = allocation.link.read() => self.receive(&mut allocation, read?, desk),
             }
         }
@@ -179,9 +172,8 @@ impl Holder {
         let (client, link) = match transport {
             TurnTransport::Udp => {
                 let server = self.next_address().await.ok_or(TurnError::Unknown)?;
-                self.place.send_replace(Place { server: Some(server), address: None });
-                let client = TurnClientUdp::allocate(self.local_for(server), server, config);
-                (TurnClient::Udp(client), Link::udp(self.socket.try_clone()?, server)?)
+                let (link, Ends { local, remote }) = Link::udp(server).await?;
+                (TurnClient::Udp(TurnClientUdp::allocate(local, remote, config)), link)
             }
             TurnTransport::Tcp | TurnTransport::Tls => {
                 let (link, Ends { local, remote }) = Link::tcp(&self.server, self.proxy.as_ref()).await?;
@@ -194,13 +186,6 @@ impl Holder {
     async fn next_address(&self) -> Option<SocketAddr> {
         let servers = resolve_socket(&self.server.address).await;
         servers.iter().cycle().nth(self.failures % 2).copied()
-    }
-
-    /// The socket's address in the family of `server`; the library only tells its own from others by it.
-    fn local_for(&self, server: SocketAddr) -> SocketAddr {
-        let any: IpAddr =
-            if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        SocketAddr::new(any, self.port)
     }
 
     fn now(&self) -> TurnInstant {
@@ -228,7 +213,7 @@ impl Holder {
         match event {
             TurnEvent::AllocationCreated(_, address) => {
                 info!(server = %self.server.address, %address, "address at the TURN server");
-                self.place.send_modify(|place| place.address = Some(address));
+                self.address.send_replace(Some(address));
                 Ok(())
             }
             TurnEvent::AllocationCreateFailed(_) => Err(TurnError::Refused),
@@ -244,9 +229,8 @@ impl Holder {
         }
     }
 
-    async fn handle(&self, allocation: &mut Allocation, order: Order, desk: &Desk) -> Result<(), TurnError> {
+    async fn handle(&self, allocation: &mut Allocation, order: Order) -> Result<(), TurnError> {
         match order {
-            Order::Take(bytes) => self.receive(allocation, bytes, desk),
             Order::Permit(host) => self.permit(allocation, host),
             Order::Send(to, bytes) => {
                 // Before the host is permitted it is lost, and sent again.
@@ -262,7 +246,7 @@ impl Holder {
 
     fn permit(&self, allocation: &mut Allocation, host: IpAddr) {
         // Before there is an address, no peer knows of it.
-        if self.place.borrow().address.is_none() || !allocation.permitted.insert(host) {
+        if self.address.borrow().is_none() || !allocation.permitted.insert(host) {
             return;
         }
         if allocation.client.create_permission(TransportType::Udp, host, self.now()).is_err() {
@@ -271,7 +255,7 @@ impl Holder {
     }
 
     fn receive(&self, allocation: &mut Allocation, bytes: Vec<u8>, desk: &Desk) {
-        let address = self.place.borrow().address;
+        let address = *self.address.borrow();
         let pass_on = |peer, bytes: &[u8]| {
             if let Some(address) = address {
                 desk.deliver(peer, Destination::Relayed(address), bytes);
@@ -318,30 +302,25 @@ mod tests {
 
     #[tokio::test]
     async fn nonsense_in_the_servers_name_does_no_harm() {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let at = server.local_addr().unwrap();
-        let desk = Desk::new(socket.try_clone().unwrap(), None).unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let server = socket.local_addr().unwrap();
+        let desk = Desk::new(socket, None).unwrap();
         let mut random = rand::rngs::StdRng::seed_from_u64(7);
         for transport in [TransportType::Udp, TransportType::Tcp] {
-            let config = || TurnConfig::new(TurnCredentials::new("site", "secret"));
-            let here = socket.local_addr().unwrap();
+            let config = TurnConfig::new(TurnCredentials::new("site", "secret"));
+            let (link, Ends { local, remote }) = Link::udp(server).await.unwrap();
             let client = match transport {
-                TransportType::Udp => TurnClient::Udp(TurnClientUdp::allocate(here, at, config())),
-                TransportType::Tcp => TurnClient::Tcp(TurnClientTcp::allocate(here, at, config())),
+                TransportType::Udp => TurnClient::Udp(TurnClientUdp::allocate(local, remote, config)),
+                TransportType::Tcp => TurnClient::Tcp(TurnClientTcp::allocate(local, remote, config)),
             };
-            let mut allocation = Allocation {
-                client,
-                link: Link::udp(socket.try_clone().unwrap(), at).unwrap(),
-                permitted: BTreeSet::new(),
-            };
+            let mut allocation = Allocation { client, link, permitted: BTreeSet::new() };
             let turn_server = TurnServer {
-                address: at.to_string(),
+                address: server.to_string(),
                 transport: TurnTransport::Udp,
                 username: "site".into(),
                 credential: "secret".into(),
             };
-            let (mut holder, turn) = Holder::new(turn_server, socket.try_clone().unwrap(), None).unwrap();
+            let (mut holder, turn) = Holder::new(turn_server, None);
             for _ in 0..20_000 {
                 holder.receive(&mut allocation, message(&mut random), &desk);
             }

@@ -1,7 +1,7 @@
 //! The way to a TURN server.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +9,13 @@ use proxystore_shared::config::endpoint::{ProxySetting, TurnServer, TurnTranspor
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::http::Uri;
 
 use super::holder::TurnError;
 use crate::transport::route::Route;
-use crate::transport::shared_socket::reachable_from;
 
 /// For a connection over TCP to come up, with a proxy and TLS. More than the proxy has, so that the error names it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -24,33 +23,41 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// For a connection to take what is written: a server at the other end of the world takes a second.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Read at once from a connection over TCP: a dozen datagrams.
-const TCP_BUFFER: usize = 16 << 10;
+/// Read at once: a dozen datagrams of a connection over TCP.
+const BUFFER: usize = 16 << 10;
 
-/// How the server is reached.
-pub(super) enum Link {
-    /// From the endpoint's own socket, which also receives what comes back.
-    Udp { socket: UdpSocket, server: SocketAddr },
-    /// Over a connection of its own.
-    Tcp { stream: Box<dyn Stream>, buffer: Vec<u8> },
+/// The way to the server, and what was read last.
+pub(super) struct Link {
+    carrier: Carrier,
+    buffer: Vec<u8>,
+}
+
+enum Carrier {
+    /// A socket that only the server can send to.
+    Udp(UdpSocket),
+    Tcp(Box<dyn Stream>),
 }
 
 /// A connection over TCP, encrypted or not.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Between which addresses a connection over TCP is: through a proxy, the other one is the proxy's.
+/// Between which addresses a way is: through a proxy, the other one is the proxy's.
 pub(super) struct Ends {
     pub local: SocketAddr,
     pub remote: SocketAddr,
 }
 
 impl Link {
-    /// Over a second handle to the endpoint's socket.
-    pub fn udp(socket: UdpSocket, server: SocketAddr) -> io::Result<Self> {
-        let server = reachable_from(socket.local_addr()?, server);
-        Ok(Self::Udp { socket, server })
+    /// Over UDP, from a port of its own: to a server, an endpoint that was killed and comes back from the same port is one
+    /// that has its address still, and it gives no other (RFC 8656, section 7.2).
+    pub async fn udp(server: SocketAddr) -> io::Result<(Self, Ends)> {
+        let any = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+        socket.connect(server).await?;
+        let ends = Ends { local: socket.local_addr()?, remote: server };
+        Ok((Self::over(Carrier::Udp(socket)), ends))
     }
 
     /// Connects over TCP or TLS, through `proxy` or what the environment says.
@@ -62,20 +69,24 @@ impl Link {
                 TurnTransport::Tls => Box::new(connector()?.connect(name, stream).await?),
                 TurnTransport::Tcp | TurnTransport::Udp => Box::new(stream),
             };
-            Ok((Self::Tcp { stream, buffer: vec![0; TCP_BUFFER] }, ends))
+            Ok((Self::over(Carrier::Tcp(stream)), ends))
         };
         timeout(CONNECT_LIMIT, connecting).await.map_err(io::Error::from)?
     }
 
+    fn over(carrier: Carrier) -> Self {
+        Self { carrier, buffer: vec![0; BUFFER] }
+    }
+
     /// Writes a message to the server.
     pub async fn write(&mut self, message: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Udp { socket, server } => {
+        match &mut self.carrier {
+            Carrier::Udp(socket) => {
                 // A datagram that cannot be sent is a lost one.
-                let _ = socket.send_to(message, *server);
+                let _ = socket.send(message).await;
                 Ok(())
             }
-            Self::Tcp { stream, .. } => {
+            Carrier::Tcp(stream) => {
                 let writing = async {
                     stream.write_all(message).await?;
                     stream.flush().await
@@ -85,15 +96,16 @@ impl Link {
         }
     }
 
-    /// Reads from the server; for ever over UDP, where it comes with everybody else's datagrams.
+    /// Reads from the server. Nothing is lost when this is dropped half way.
     pub async fn read(&mut self) -> io::Result<Vec<u8>> {
-        match self {
-            Self::Udp { .. } => std::future::pending().await,
-            Self::Tcp { stream, buffer } => match stream.read(buffer).await? {
-                0 => Err(ErrorKind::UnexpectedEof.into()),
-                len => Ok(buffer[..len].to_vec()),
+        let len = match &mut self.carrier {
+            Carrier::Udp(socket) => socket.recv(&mut self.buffer).await?,
+            Carrier::Tcp(stream) => match stream.read(&mut self.buffer).await? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                len => len,
             },
-        }
+        };
+        Ok(self.buffer[..len].to_vec())
     }
 }
 
