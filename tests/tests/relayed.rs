@@ -5,8 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use bytes::Bytes;
-use proxystore_tests::{Site, noise, relay, relay_on, until, url};
+use proxystore_relay::Relay;
+use proxystore_tests::{PATIENCE, Site, http_client, metric, noise, relay, relay_on, until, url};
 use serde_json::Value;
+use tokio::time::{Duration, sleep, timeout};
 
 async fn sites(relay: &str) -> Result<(Site, Site)> {
     let a = on_ip("a", relay, Ipv4Addr::LOCALHOST.into()).await?;
@@ -24,6 +26,13 @@ async fn path(site: &Site) -> Result<String> {
     Ok(peers["peers"][0]["path"].as_str().unwrap_or("none").to_owned())
 }
 
+/// Bytes of datagrams that the relay has forwarded.
+async fn forwarded(relay: &Relay) -> Result<usize> {
+    let page =
+        http_client()?.get(format!("http://{}/metrics", relay.local_addr())).send().await?.text().await?;
+    metric(&page, "proxystore_relay_datagram_bytes_forwarded_total")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_go_both_ways_through_the_relay() -> Result<()> {
     let relay = relay().await?;
@@ -38,6 +47,7 @@ async fn objects_go_both_ways_through_the_relay() -> Result<()> {
     Ok(())
 }
 
+/// Whichever of the two is back first, and whether they had met before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_survives_the_relays_restart() -> Result<()> {
     let first = relay().await?;
@@ -46,7 +56,7 @@ async fn a_request_survives_the_relays_restart() -> Result<()> {
     let large = noise(60_000_000, 2);
     b.put("k", None, large.clone()).await?;
     let fetching = tokio::spawn(async move { (a.get("k", Some(&b)).await, a, b) });
-    until("the transfer is under way", || first.client_count() == 2).await?;
+    until("both are registered", || first.client_count() == 2).await?;
     first.stop().await;
     let _second = relay_on(port).await?;
     let (fetched, _a, _b) = fetching.await?;
@@ -56,10 +66,26 @@ async fn a_request_survives_the_relays_restart() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sites_that_reach_each_other_leave_the_relay_alone() -> Result<()> {
-    let relay = relay().await?;
-    let (a, b) = (Site::start("a", &url(&relay)).await?, Site::start("b", &url(&relay)).await?);
-    b.put("k", None, noise(20_000_000, 3)).await?;
+    let first = relay().await?;
+    let (port, address) = (first.local_addr().port(), url(&first));
+    let (a, b) = (Site::start("a", &address).await?, Site::start("b", &address).await?);
+    let len = 50_000_000;
+    b.put("k", None, noise(len, 3)).await?;
     a.get("k", Some(&b)).await?;
     assert_eq!((path(&a).await?, path(&b).await?), ("direct".into(), "direct".into()));
+    first.stop().await;
+    // The way through this one is opened while another is in use.
+    let second = relay_on(port).await?;
+    let opening = async {
+        while forwarded(&second).await? == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, opening).await??;
+    a.put("k", Some(&b), noise(len, 4)).await?;
+    a.get("k", Some(&b)).await?;
+    let passed = forwarded(&second).await?;
+    assert!(passed < len / 100, "{passed} bytes went through the relay");
     Ok(())
 }

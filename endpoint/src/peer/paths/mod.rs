@@ -146,6 +146,10 @@ impl Paths {
         debug!(peer = %self.peer, path = %id, ?kind, address = %canonical(address), "a path is open");
         self.open.insert(id);
         self.step(Input::Opened(id, kind, measured(&path.stats())));
+        if self.policy.in_use() != Some(id) {
+            // QUIC takes a path that the other side opened for one to use, beside the one that is in use.
+            let _ = path.set_status(PathStatus::Backup);
+        }
         self.publish();
     }
 
