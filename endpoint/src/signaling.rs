@@ -43,6 +43,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages that wait for the relay; one more is refused.
 const OUTBOX: usize = 256;
 
+/// Whoever lost the relay along with us is back so soon after us, if it was away for a short while: the pauses between
+/// attempts are the same everywhere.
+const REUNION: Duration = Duration::from_secs(5);
+
 /// Largest message accepted from a relay, as Python's websocket library has it.
 const MAX_MESSAGE: usize = 1 << 20;
 
@@ -128,6 +132,7 @@ pub struct Signaling {
     status: Arc<Mutex<RelayStatus>>,
     offer: watch::Receiver<RelayOffer>,
     datagrams: watch::Receiver<bool>,
+    returned: watch::Receiver<Option<Instant>>,
     checks: watch::Sender<()>,
 }
 
@@ -151,9 +156,18 @@ impl Signaling {
         let status = Arc::new(Mutex::new(status));
         let (offer, offered) = watch::channel(RelayOffer::default());
         let (carries, carried) = watch::channel(false);
+        let (returned, since) = watch::channel(None);
         let (checks, asked) = watch::channel(());
-        let signaling = Self { outbox, status: status.clone(), offer: offered, datagrams: carried, checks };
-        (signaling, Outbox { letters, datagrams, status, offer, carries, checks: asked })
+        let signaling = Self {
+            outbox,
+            status: status.clone(),
+            offer: offered,
+            datagrams: carried,
+            returned: since,
+            checks,
+        };
+        let lost = false;
+        (signaling, Outbox { letters, datagrams, status, offer, carries, returned, lost, checks: asked })
     }
 
     /// Sends `message` as soon as the relay is connected, unless that is after `expires`.
@@ -176,6 +190,11 @@ impl Signaling {
         self.checks.send_replace(());
     }
 
+    /// Whether the relay may not know yet who lost it along with us.
+    pub fn is_reunion(&self) -> bool {
+        self.returned.borrow().is_some_and(|returned| returned.elapsed() < REUNION)
+    }
+
     /// Whether the relay carries datagrams now.
     pub fn datagrams(&self) -> watch::Receiver<bool> {
         self.datagrams.clone()
@@ -189,16 +208,23 @@ pub struct Outbox {
     status: Arc<Mutex<RelayStatus>>,
     offer: watch::Sender<RelayOffer>,
     carries: watch::Sender<bool>,
+    /// When the relay was back after an outage.
+    returned: watch::Sender<Option<Instant>>,
+    lost: bool,
     checks: watch::Receiver<()>,
 }
 
 impl Outbox {
     fn connected(&mut self, offer: RelayOffer) {
+        if std::mem::take(&mut self.lost) {
+            self.returned.send_replace(Some(Instant::now()));
+        }
         self.set_status(true, None, offer.datagrams);
         self.offer.send_replace(offer);
     }
 
     fn disconnected(&mut self, error: String) {
+        self.lost = true;
         self.set_status(false, Some(error), false);
     }
 

@@ -250,6 +250,11 @@ impl Negotiation {
         self.attempt.as_ref().filter(|attempt| attempt.role == Role::Offerer).map(|attempt| attempt.session)
     }
 
+    /// Whether the offer is made again if it is not answered.
+    pub fn repeats(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.repeat.is_some())
+    }
+
     /// Takes one step.
     pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Action> {
         if let Input::Offer(_, described) | Input::Answer(_, described) = &input {

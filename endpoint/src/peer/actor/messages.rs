@@ -104,6 +104,8 @@ impl Actor {
             SessionDescription::decode(&message.description).ok().and_then(|it| it.quic).map(|it| it.session);
         match (ours, session) {
             (true, session) if session != Some(offered) => None,
+            // The next offer may find it.
+            (true, _) if self.negotiation.repeats() && self.context.signaling.is_reunion() => None,
             (true, _) => Some(Input::Rejected(PeerError::Unknown(error.to_owned()))),
             (false, _) => Some(Input::Rejected(PeerError::Unsupported(error.to_owned()))),
         }
