@@ -166,8 +166,7 @@ impl Signaling {
             returned: since,
             checks,
         };
-        let lost = false;
-        (signaling, Outbox { letters, datagrams, status, offer, carries, returned, lost, checks: asked })
+        (signaling, Outbox { letters, datagrams, status, offer, carries, returned, checks: asked })
     }
 
     /// Sends `message` as soon as the relay is connected, unless that is after `expires`.
@@ -210,13 +209,12 @@ pub struct Outbox {
     carries: watch::Sender<bool>,
     /// When the relay was back after an outage.
     returned: watch::Sender<Option<Instant>>,
-    lost: bool,
     checks: watch::Receiver<()>,
 }
 
 impl Outbox {
     fn connected(&mut self, offer: RelayOffer) {
-        if std::mem::take(&mut self.lost) {
+        if lock(&self.status).last_error.is_some() {
             self.returned.send_replace(Some(Instant::now()));
         }
         self.set_status(true, None, offer.datagrams);
@@ -224,7 +222,6 @@ impl Outbox {
     }
 
     fn disconnected(&mut self, error: String) {
-        self.lost = true;
         self.set_status(false, Some(error), false);
     }
 

@@ -110,8 +110,8 @@ impl PeerManager {
             relay_host: signaling::host_of(&options.relay.address),
             offer: signaling.offer(),
         });
-        let record = options.dir.join(ACQUAINTANCES_FILE);
-        let known = record::read(&record, SystemTime::now());
+        let acquaintances_file = options.dir.join(ACQUAINTANCES_FILE);
+        let known = record::read(&acquaintances_file, SystemTime::now());
         let context = Arc::new(Context {
             id: options.id,
             name: options.relay.name.clone(),
@@ -139,7 +139,7 @@ impl PeerManager {
         let manager = Self { context };
         let (inbox, messages) = mpsc::channel(INBOX);
         manager.spawn(finder.run(manager.context.stop.clone()));
-        manager.spawn(record::keep(manager.context.clone(), record));
+        manager.spawn(record::keep(manager.context.clone(), acquaintances_file));
         if manager.context.config.port_mapping {
             manager.spawn(mapper.run(manager.context.stop.clone()));
         }

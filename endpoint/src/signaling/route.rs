@@ -44,6 +44,8 @@ fn parse(relay: &str) -> Option<(Uri, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use proxystore_shared::EndpointId;
+
     use super::*;
 
     #[test]
@@ -56,8 +58,21 @@ mod tests {
             let (uri, port) = parse(relay).unwrap();
             assert_eq!((uri.scheme_str().unwrap(), uri.host().unwrap(), port), expected);
         }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_for_good() {
         for relay in ["relay.example.org", "http://relay", "ws://", "wss://a b"] {
-            assert_eq!(parse(relay), None, "{relay}");
+            let login = RelayLogin {
+                address: relay.into(),
+                proxy: None,
+                token: None,
+                verify_certificate: true,
+                name: "site".into(),
+                id: EndpointId::random(),
+            };
+            let error = of(&login).unwrap_err();
+            assert!(error.is_final() && error.to_string().contains(relay), "{error}");
         }
     }
 }

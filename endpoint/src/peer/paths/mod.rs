@@ -146,11 +146,10 @@ impl Paths {
         debug!(peer = %self.peer, path = %id, ?kind, address = %canonical(address), "a path is open");
         self.open.insert(id);
         self.step(Input::Opened(id, kind, measured(&path.stats())));
-        if self.policy.in_use() != Some(id) {
-            // QUIC takes a path that the other side opened for one to use, beside the one that is in use.
-            let _ = path.set_status(PathStatus::Backup);
+        // QUIC takes a path that the other side opened for one to use, beside the one that is in use.
+        if let Some(in_use) = self.policy.in_use() {
+            self.prefer(in_use);
         }
-        self.publish();
     }
 
     /// Tells the peer where we may be found now.

@@ -1,7 +1,6 @@
 //! The task that holds the address.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,9 +20,8 @@ use turn_client_proto::types::{TransportType, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
 use super::link::{Ends, Link};
-use super::{ORDERS, Order, Turn};
+use super::{ORDERS, Order, Turn, TurnError};
 use crate::transport::addresses::{LocalAddresses, resolve_socket};
-use crate::transport::route::RouteError;
 use crate::transport::webrtc::{Desk, Destination};
 
 /// From a request to its repetition, twice as long each time: the protocol's least (RFC 8489, section 6.2.1), and what a
@@ -43,33 +41,6 @@ const RETRY: Duration = Duration::from_secs(30);
 /// Hosts that may send to the address. Servers allow as many as they like, and they are renewed for as long as there is
 /// the address; with more, it is given back for another one.
 const MAX_PERMITTED: usize = 256;
-
-/// Why there is no address.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TurnError {
-    #[error("its name leads to no address")]
-    Unknown,
-    #[error("it has none to give")]
-    Refused,
-    // The library takes a second refusal of the credential for forged, and waits for another answer.
-    #[error("it does not answer, or does not accept the user name and credential")]
-    Gone,
-    #[error("too many peers for one address")]
-    Worn,
-    #[error("this host's own addresses have changed")]
-    Moved,
-    #[error(transparent)]
-    Route(#[from] RouteError),
-    #[error("it was not reached, or left: {0}")]
-    Io(#[from] io::Error),
-}
-
-impl TurnError {
-    /// Whether the server will do better at once.
-    fn is_no_fault_of_the_server(&self) -> bool {
-        matches!(self, Self::Worn | Self::Moved)
-    }
-}
 
 /// The task.
 pub struct Holder {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::http::Uri;
 
-use super::holder::TurnError;
+use super::TurnError;
 use crate::transport::route::Route;
 
 /// For a connection over TCP to come up, with a proxy and TLS. More than the proxy has, so that the error names it.

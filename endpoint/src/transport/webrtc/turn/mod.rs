@@ -6,9 +6,12 @@
 mod holder;
 mod link;
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::sync::{mpsc, watch};
+
+use crate::transport::route::RouteError;
 
 pub use holder::Holder;
 
@@ -51,5 +54,32 @@ impl Turn {
     fn order(&self, order: Order) {
         // What is too much is lost; its sender sends it again.
         let _ = self.orders.try_send(order);
+    }
+}
+
+/// Why there is no address.
+#[derive(Debug, thiserror::Error)]
+enum TurnError {
+    #[error("its name leads to no address")]
+    Unknown,
+    #[error("it has none to give")]
+    Refused,
+    // The library takes a second refusal of the credential for forged, and waits for another answer.
+    #[error("it does not answer, or does not accept the user name and credential")]
+    Gone,
+    #[error("too many peers for one address")]
+    Worn,
+    #[error("this host's own addresses have changed")]
+    Moved,
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    #[error("it was not reached, or left: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl TurnError {
+    /// Whether the server will do better at once.
+    fn is_no_fault_of_the_server(&self) -> bool {
+        matches!(self, Self::Worn | Self::Moved)
     }
 }
