@@ -1,13 +1,13 @@
 //! The websocket while it is connected: reads and writes at once, so that neither direction holds up the other.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use proxystore_shared::relay_message::{PeerConnection, RelayMessage};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{self, Interval, MissedTickBehavior};
+use tokio::time::{self, Instant, Interval, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -113,8 +113,9 @@ async fn check(checks: &mut watch::Receiver<()>, heard: &Heard) -> LoginError {
         if checks.changed().await.is_err() {
             return std::future::pending().await;
         }
+        let asked = Instant::now();
         time::sleep(CHECK_LIMIT).await;
-        if silence(heard) >= CHECK_LIMIT {
+        if *lock(heard) < asked {
             return LoginError::Silent(CHECK_LIMIT);
         }
     }
@@ -148,7 +149,7 @@ impl Work<'_> {
                 Ok(()) = self.checks.changed() => return Some(Message::Ping(Default::default())),
                 letter = self.letters.recv() => {
                     let Letter { message, expires } = letter?;
-                    if expires > Instant::now() {
+                    if expires > Instant::now().into_std() {
                         return Some(Message::text(RelayMessage::PeerConnection(message).encode()));
                     }
                 }
@@ -188,4 +189,37 @@ async fn send(
         sink.feed(Message::Binary(frame)).await?;
     }
     sink.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a check says of a relay that is heard of so long after it.
+    async fn checked(answer_after: Option<Duration>) -> Option<LoginError> {
+        let (ask, mut asked) = watch::channel(());
+        let heard = Mutex::new(Instant::now() - Duration::from_secs(20));
+        let answering = async {
+            tokio::task::yield_now().await;
+            ask.send_replace(());
+            if let Some(delay) = answer_after {
+                time::sleep(delay).await;
+                *lock(&heard) = Instant::now();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            error = check(&mut asked, &heard) => Some(error),
+            () = answering => None,
+            () = time::sleep(2 * CHECK_LIMIT) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_answers_is_alive_however_fast_it_is() {
+        let (at_once, later, never) =
+            tokio::join!(checked(Some(Duration::ZERO)), checked(Some(CHECK_LIMIT / 2)), checked(None));
+        assert!(at_once.is_none() && later.is_none(), "{at_once:?} {later:?}");
+        assert!(matches!(never, Some(LoginError::Silent(CHECK_LIMIT))));
+    }
 }
