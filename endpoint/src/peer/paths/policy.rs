@@ -1,12 +1,14 @@
 //! Which of a connection's paths carries the data: decided here, done by [`super`].
 //!
 //! The side that dialled the connection *leads*: QUIC lets only that side open paths, and both must send over the
-//! same one, because silence on a path means something only if the other side would answer there. The other side
-//! follows, and chooses for itself only when the path it was told to use is gone. Either side closes a direct path
-//! that has stalled; it is opened anew rather than used again, because a congestion controller that lived through an
-//! outage may stay slow for good.
+//! same one, because silence on a path means something only if the other side would answer there. What is sent over a
+//! spare path is acknowledged over the one in use, so its silence is no more than a suspicion: enough to close a direct
+//! one, which is superfluous, and to ask whether the relay is there. The other side follows, and chooses for itself only
+//! when the path it was told to use is gone. Either side closes a direct path that has stalled; it is opened anew rather
+//! than used again, because a congestion controller that lived through an outage may stay slow for good.
 //!
-//! A direct path is preferred to the one through the relay, and a direct path to another only if it is clearly faster.
+//! A direct path is preferred to the one through the relay, and a direct path to another only if it is clearly faster
+//! when neither has data queued on it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -108,6 +110,8 @@ pub enum Action {
 struct Path {
     kind: Kind,
     last: Measured,
+    /// The shortest round trip so far: a path that carries data looks slow beside one that does not.
+    shortest: Duration,
     /// When something was sent that nothing has been received after.
     waiting_since: Option<Instant>,
     pinged: bool,
@@ -221,7 +225,9 @@ impl PathPolicy {
         if self.leads && kind == Kind::Relayed {
             self.close_where(actions, |_, path| path.kind == Kind::Relayed);
         }
-        self.paths.insert(path, Path { kind, last, waiting_since: None, pinged: false, stalled: false });
+        let shortest = last.round_trip;
+        let path_state = Path { kind, last, shortest, waiting_since: None, pinged: false, stalled: false };
+        self.paths.insert(path, path_state);
         match kind {
             Kind::Direct => self.rounds.stop(),
             Kind::Relayed => self.relayed.stop(),
@@ -266,6 +272,7 @@ impl PathPolicy {
     fn measured(&mut self, now: Instant, number: PathId, measured: Measured) -> Option<Action> {
         let others = self.paths.iter().any(|(other, path)| *other != number && !path.stalled);
         let path = self.paths.get_mut(&number)?;
+        path.shortest = path.shortest.min(measured.round_trip);
         if measured.received != path.last.received {
             path.waiting_since = None;
             path.pinged = false;
@@ -311,19 +318,21 @@ impl PathPolicy {
 
     fn best(&self) -> Option<PathId> {
         let alive = self.paths.iter().filter(|(_, path)| !path.stalled);
-        let best = alive.min_by_key(|(_, path)| (path.kind == Kind::Relayed, path.last.round_trip));
+        let best = alive.min_by_key(|(_, path)| (path.kind == Kind::Relayed, path.shortest));
         let (best, fastest) = best.or_else(|| self.paths.iter().next())?;
         let Some((current, used)) = self.in_use.and_then(|path| self.paths.get_key_value(&path)) else {
             return Some(*best);
         };
-        let margin = MARGIN.max(used.last.round_trip / 4);
-        let equal = used.kind == fastest.kind && used.last.round_trip < fastest.last.round_trip + margin;
+        let margin = MARGIN.max(used.shortest / 4);
+        let equal = used.kind == fastest.kind && used.shortest < fastest.shortest + margin;
         Some(if equal && !used.stalled { *current } else { *best })
     }
 
     /// Opens what is missing and closes what is superfluous.
     fn open(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let has = |kind| self.paths.values().any(|path| path.kind == kind && !path.stalled);
+        // Opening it anew would not make a spare one look alive for longer.
+        let counts = |number, path: &Path| !path.stalled || self.in_use != Some(number);
+        let has = |kind| self.paths.iter().any(|(number, path)| path.kind == kind && counts(*number, path));
         let (direct, relayed) = (has(Kind::Direct), has(Kind::Relayed));
         if !direct {
             self.rounds.resume(now);

@@ -111,6 +111,31 @@ fn a_path_on_which_only_the_peer_is_silent_for_lack_of_work_is_kept() {
     }
 }
 
+/// All that it sends is acknowledged over the path in use.
+#[test]
+fn a_spare_path_through_the_relay_is_suspected_but_kept() {
+    for leads in [true, false] {
+        let mut world = World::new(leads);
+        world.open(RELAYED, Kind::Relayed, 80 * MS);
+        world.open(path(1), Kind::Direct, 10 * MS);
+        world.dead.push(RELAYED);
+        let actions = world.run(Duration::from_secs(25));
+        assert_eq!(actions, [Action::Ping(RELAYED), Action::CheckRelay]);
+    }
+}
+
+#[test]
+fn a_path_that_is_slow_because_it_is_used_is_not_left() {
+    let mut world = World::new(true);
+    world.open(path(1), Kind::Direct, 10 * MS);
+    world.open(path(2), Kind::Direct, 10 * MS);
+    let busy = Measured { sent: 9, received: 9, round_trip: 60 * MS };
+    assert!(world.tell(Input::Measured(path(1), busy)).is_empty());
+    let slower = Measured { sent: 1, received: 1, round_trip: 11 * MS };
+    assert!(world.tell(Input::Measured(path(2), slower)).is_empty());
+    assert_eq!(world.policy.in_use(), Some(path(1)));
+}
+
 #[test]
 fn the_only_path_is_kept_however_silent() {
     let mut world = World::new(true);
