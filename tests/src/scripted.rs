@@ -129,10 +129,20 @@ impl ScriptedPeer {
 
     /// Makes an offer to `peer` and opens a connection with it.
     pub async fn call(&mut self, peer: EndpointId) -> Result<Connection> {
+        let (address, key) = self.locate(peer).await?;
+        self.dial(address, key).await
+    }
+
+    /// Makes an offer to `peer` and learns its first address and its key.
+    pub async fn locate(&mut self, peer: EndpointId) -> Result<(SocketAddr, PublicKey)> {
         self.describe(peer, DescriptionKind::Offer, SessionId(7), self.key).await?;
         let answer = SessionDescription::decode(&self.receive().await?.description)?;
-        let address: SocketAddr = answer.candidates.first().context("no candidates")?.address;
-        let key = answer.quic.context("not ours")?.key;
+        let address = answer.candidates.first().context("no candidates")?.address;
+        Ok((address, answer.quic.context("not ours")?.key))
+    }
+
+    /// Opens a connection with the peer of this key, which need not have heard of this one.
+    pub async fn dial(&self, address: SocketAddr, key: PublicKey) -> Result<Connection> {
         Ok(self.quic.dial(address, Expected::Key(key)).await?)
     }
 }
@@ -146,6 +156,15 @@ pub async fn next_request(connection: &Connection) -> Result<(Request, SendStrea
             request => return Ok((request, send, receive)),
         }
     }
+}
+
+/// Says that this connection is the one to use.
+pub async fn nominate(connection: &Connection) -> Result<()> {
+    let (mut send, _receive) = connection.open_bi().await?;
+    send.write_all(&frame::encode(&Request::Nominate)?).await?;
+    send.finish()?;
+    send.stopped().await?;
+    Ok(())
 }
 
 /// Sends `bytes` as they are on a stream of its own and reads the answer.

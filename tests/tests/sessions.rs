@@ -1,12 +1,21 @@
 //! Sessions come, go and come back: peers restart, relays restart, both sides call at once.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use noq::{PathId, PathStatus};
+use proxystore_endpoint::transport::shared_socket::mapped;
 use proxystore_relay::Relay;
+use proxystore_shared::description::SessionId;
+use proxystore_shared::digest::GROUP_LEN;
+use proxystore_shared::frame::Request;
+use proxystore_shared::relay_message::DescriptionKind;
+use proxystore_tests::scripted::{ScriptedPeer, ask, nominate};
 use proxystore_tests::{PATIENCE, Site, noise, relay, relay_on, until, url};
 use serde_json::Value;
+use tokio::time::timeout;
 
 async fn sites(relay: &str) -> Result<(Site, Site)> {
     Ok((Site::start("a", relay).await?, Site::start("b", relay).await?))
@@ -219,4 +228,61 @@ async fn limits_of_the_peer_are_passed_on() -> Result<()> {
     assert!(error.contains("507"), "{error}");
     assert!(b.get("k2", None).await.is_err(), "nothing of it was stored");
     Ok(())
+}
+
+/// The peer has dialled, and opened the path that it wants used, before the relay tells who it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_older_than_the_session_is_used() -> Result<()> {
+    let relay = relay().await?;
+    let everywhere = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+    let site = Site::build("a", &url(&relay))?.with(|config| config.peering.bind = Some(everywhere));
+    let site = site.start().await?;
+    let object = noise(GROUP_LEN as usize, 4);
+    site.put("k", None, object.clone()).await?;
+    let (address, key) = ScriptedPeer::register(&url(&relay)).await?.locate(site.id()).await?;
+
+    let mut peer = ScriptedPeer::register(&url(&relay)).await?;
+    let at = |ip: [u8; 4]| SocketAddr::from((ip, address.port()));
+    let connection = peer.dial(at([127, 0, 0, 1]), key).await?;
+    let first = connection.path(PathId::ZERO).context("no first path")?;
+    // Fails until the peer has provided for another path.
+    let second = timeout(PATIENCE, async {
+        loop {
+            let opening = connection.open_path(mapped(at([127, 0, 0, 2])), PathStatus::Backup);
+            if let Ok(path) = opening.await {
+                return path;
+            }
+        }
+    });
+    let second = second.await?;
+    first.set_status(PathStatus::Backup)?;
+    second.set_status(PathStatus::Available)?;
+    // Acknowledged, so that the other side has seen what came before it.
+    let acknowledged = connection.stats().frame_rx.path_acks;
+    second.ping()?;
+    until("the peer has answered", || connection.stats().frame_rx.path_acks > acknowledged).await?;
+    peer.describe(site.id(), DescriptionKind::Offer, SessionId(8), peer.key).await?;
+    nominate(&connection).await?;
+
+    let fetch = async || {
+        let before = (first.stats().udp_rx.bytes, second.stats().udp_rx.bytes);
+        let get = Request::Get { object_id: "k".parse()?, range: None, if_none_match: None, lead: None };
+        let (_, _send, mut receive) = ask(&connection, &get, Bytes::new()).await?;
+        assert!(receive.read_to_end(object.len()).await? == object);
+        Ok::<_, anyhow::Error>((
+            first.stats().udp_rx.bytes - before.0,
+            second.stats().udp_rx.bytes - before.1,
+        ))
+    };
+    // A session is looked after from a moment later than it serves its first request.
+    timeout(PATIENCE, async {
+        loop {
+            let (by_first, by_second) = fetch().await?;
+            ensure!(first.status().is_ok(), "the first path was given up, not passed over");
+            if by_second > 20 * by_first {
+                return Ok(());
+            }
+        }
+    })
+    .await?
 }

@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use noq::Connection;
 use proxystore_shared::EndpointId;
 use proxystore_shared::description::{Candidate, CandidateKind, IceCredentials, SessionId};
 use proxystore_shared::relay_message::{DescriptionKind, PeerConnection};
@@ -25,7 +24,7 @@ use super::negotiation::{Action, ConnectionId, Failure, Input, Negotiation};
 use super::session::Session;
 use super::status::PeerStatus;
 use super::{PeerError, paths, python, serve};
-use crate::transport::quic::CloseCode;
+use crate::transport::quic::{CloseCode, Watched};
 use crate::transport::tls::proven_key;
 use crate::transport::webrtc;
 
@@ -48,7 +47,7 @@ pub enum Command {
     /// An offer, an answer or an error came from the relay.
     Message(PeerConnection),
     /// The peer dialled us and proved its key.
-    Accepted(Connection),
+    Accepted(Watched),
     /// The peer chose this connection.
     Nominated(ConnectionId),
     /// A connection has ended.
@@ -142,7 +141,7 @@ impl Actor {
         match command {
             Command::Session { instead_of, reply } => self.find_session(instead_of, reply),
             Command::Message(message) => self.read_message(message),
-            Command::Accepted(connection) => self.connected(connection),
+            Command::Accepted(watched) => self.connected(watched),
             Command::Nominated(connection) => self.step(Input::Nominated(connection)),
             Command::Down(connection) => self.ended(connection),
             Command::Status(reply) => {
@@ -215,8 +214,9 @@ impl Actor {
         }
     }
 
-    fn connected(&mut self, connection: Connection) {
-        let Some(key) = proven_key(&connection) else {
+    fn connected(&mut self, watched: Watched) {
+        let connection = &watched.connection;
+        let Some(key) = proven_key(connection) else {
             connection.close(CloseCode::Unexpected.into(), b"no key was proven");
             return;
         };
@@ -228,7 +228,7 @@ impl Actor {
         if let Err(error) = self.context.pins.pin(self.peer, key) {
             warn!(peer = %self.peer, %error, "cannot record the peer's key");
         }
-        let session = Arc::new(Session::new(connection));
+        let session = Arc::new(Session::new(watched));
         session.set_hosts(self.hosts.iter().copied());
         let id = session.id();
         self.sessions.insert(id, AnySession::Ours(session.clone()));

@@ -37,7 +37,7 @@ use crate::signaling::{self, RelayLogin, Signaling};
 use crate::storage::Storage;
 use crate::transport::addresses::{Addresses, Means};
 use crate::transport::mapping::PortMapper;
-use crate::transport::quic::{CloseCode, Quic};
+use crate::transport::quic::{CloseCode, Quic, Watched};
 use crate::transport::relayed;
 use crate::transport::tls::proven_key;
 use crate::transport::webrtc::{Desk, turn};
@@ -350,15 +350,16 @@ impl PeerManager {
     }
 
     async fn identify(&self, incoming: Incoming) -> Result<(), PeerError> {
-        let connection = incoming.await.map_err(|error| PeerError::Lost(error.to_string()))?;
-        let Some(key) = proven_key(&connection) else {
-            connection.close(CloseCode::Unexpected.into(), b"no key was proven");
+        let watched =
+            Watched::accepted(incoming).await.map_err(|error| PeerError::Lost(error.to_string()))?;
+        let Some(key) = proven_key(&watched.connection) else {
+            watched.connection.close(CloseCode::Unexpected.into(), b"no key was proven");
             return Err(PeerError::Identity("no key was proven".into()));
         };
         loop {
             let described = self.context.described.notified();
             if let Some(peer) = self.context.owner_of(&key) {
-                return self.tell(peer, Command::Accepted(connection)).await;
+                return self.tell(peer, Command::Accepted(watched)).await;
             }
             described.await;
         }

@@ -5,19 +5,21 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use noq::{Connection, ConnectionStats, PathId};
+use noq::{Connection, ConnectionStats, PathEvents, PathId};
 
 use super::activity::Activity;
 use super::negotiation::ConnectionId;
 use super::status::PathKind;
 use crate::lock::lock;
-use crate::transport::quic::CloseCode;
+use crate::transport::quic::{CloseCode, Watched};
 
 /// A usable connection.
 #[derive(Debug)]
 pub struct Session {
     connection: Connection,
     activity: Activity,
+    /// Until [`super::paths`] takes them.
+    path_events: Mutex<Option<PathEvents>>,
     /// Written by [`super::paths`].
     path: Mutex<PathView>,
     /// The peer's own addresses, as far as it has told them.
@@ -39,11 +41,16 @@ pub struct PathView {
 
 impl Session {
     /// Wraps a connection after its handshake.
-    pub fn new(connection: Connection) -> Self {
+    pub fn new(Watched { connection, path_events }: Watched) -> Self {
         let round_trip = connection.rtt(PathId::ZERO).unwrap_or_default();
         let path = PathView { id: PathId::ZERO, kind: PathKind::Direct, address: None, round_trip };
-        let activity = Activity::default();
-        Self { connection, activity, path: Mutex::new(path), hosts: Mutex::default() }
+        Self {
+            connection,
+            activity: Activity::default(),
+            path_events: Mutex::new(Some(path_events)),
+            path: Mutex::new(path),
+            hosts: Mutex::default(),
+        }
     }
 
     /// Names the connection within this process.
@@ -54,6 +61,11 @@ impl Session {
     /// The connection itself.
     pub fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// What has happened to its paths since the handshake, for the one who looks after them.
+    pub fn take_path_events(&self) -> Option<PathEvents> {
+        lock(&self.path_events).take()
     }
 
     /// Counters over all its paths.

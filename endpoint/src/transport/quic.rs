@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use noq::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use noq::{
-    ClientConfig, Connection, Endpoint, EndpointConfig, FourTuple, IdleTimeout, Incoming, MtuDiscoveryConfig,
-    NetworkChangeHint, PathId, Runtime as _, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, FourTuple, IdleTimeout, Incoming,
+    MtuDiscoveryConfig, NetworkChangeHint, PathEvents, PathId, Runtime as _, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt,
 };
 use proxystore_shared::digest::GROUP_LEN;
 use tokio::sync::mpsc;
@@ -86,7 +87,7 @@ pub enum ConnectError {
         /// Where to.
         address: SocketAddr,
         /// What QUIC said.
-        error: noq::ConnectionError,
+        error: ConnectionError,
     },
 }
 
@@ -160,6 +161,38 @@ impl Quic {
         self.endpoint.close(CloseCode::Stopping.into(), b"the endpoint is stopping");
         // Whoever has not been told by then finds out by silence.
         let _ = tokio::time::timeout(grace, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// A connection after its handshake, with all that has happened to its paths since.
+#[derive(Debug)]
+pub struct Watched {
+    /// The connection.
+    pub connection: Connection,
+    /// What happens to its paths. Whoever subscribes later misses the ones that the peer has opened by then.
+    pub path_events: PathEvents,
+}
+
+impl Watched {
+    /// One that we dialled: nobody else opens paths of it.
+    pub fn dialled(connection: Connection) -> Self {
+        let path_events = connection.path_events();
+        Self { connection, path_events }
+    }
+
+    /// One that a peer dialled. It may open paths as soon as its part of the handshake is done, so the subscription comes
+    /// before. The caller bounds the time.
+    pub async fn accepted(incoming: Incoming) -> Result<Self, ConnectionError> {
+        let Ok((connection, handshake)) = incoming.accept()?.into_0rtt() else {
+            unreachable!("an incoming connection can always be had before its handshake")
+        };
+        let path_events = connection.path_events();
+        // Whether there was early data, of which there is none.
+        let _ = handshake.await;
+        match connection.close_reason() {
+            Some(error) => Err(error),
+            None => Ok(Self { connection, path_events }),
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use noq::Connection;
 use tokio::task::JoinError;
 use tokio::time::timeout;
 use tracing::debug;
@@ -12,7 +11,7 @@ use super::Actor;
 use crate::peer::PeerError;
 use crate::peer::negotiation::{Counterpart, Input, PythonCounterpart};
 use crate::peer::python;
-use crate::transport::quic::ConnectError;
+use crate::transport::quic::{ConnectError, Watched};
 use crate::transport::relayed;
 use crate::transport::tls::Expected;
 use crate::transport::webrtc::{self, Role, Terms};
@@ -24,7 +23,7 @@ const REDIAL: Duration = Duration::from_secs(1);
 /// A connection that came up.
 pub(super) enum Dialled {
     /// With an endpoint of this project.
-    Ours(Connection),
+    Ours(Watched),
     /// With a Python endpoint.
     Python(Box<webrtc::Connection>),
 }
@@ -70,7 +69,7 @@ impl Actor {
         self.dials.spawn(async move {
             let dialled = timeout(limit, quic.dial(address, expected)).await;
             let dialled = dialled.unwrap_or_else(|_| Err(no_answer(address)));
-            dialled.map(Dialled::Ours).map_err(Unreached::Address)
+            dialled.map(|connection| Dialled::Ours(Watched::dialled(connection))).map_err(Unreached::Address)
         });
     }
 
@@ -97,7 +96,7 @@ impl Actor {
 
     pub(super) fn dialled(&mut self, outcome: Result<Result<Dialled, Unreached>, JoinError>) {
         match outcome {
-            Ok(Ok(Dialled::Ours(connection))) => self.connected(connection),
+            Ok(Ok(Dialled::Ours(watched))) => self.connected(watched),
             Ok(Ok(Dialled::Python(connection))) => self.connected_python(*connection),
             Ok(Err(Unreached::Python(error))) => self.step(Input::Rejected(error)),
             Ok(Err(Unreached::Address(error))) => {

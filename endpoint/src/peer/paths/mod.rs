@@ -43,9 +43,10 @@ const RELAYED_MAX_IDLE: Duration = Duration::from_secs(30);
 
 /// Looks after the paths of `session` until it is closed.
 pub async fn run(context: Arc<Context>, peer: EndpointId, session: Arc<Session>) {
+    let Some(events) = session.take_path_events() else { return };
     let closed = session.connection().clone();
     let stop = context.stop.clone();
-    let mut paths = Paths::new(context, peer, session);
+    let mut paths = Paths::new(context, peer, session, events);
     tokio::select! {
         () = stop.cancelled() => {}
         _ = closed.closed() => {}
@@ -68,7 +69,7 @@ struct Paths {
 }
 
 impl Paths {
-    fn new(context: Arc<Context>, peer: EndpointId, session: Arc<Session>) -> Self {
+    fn new(context: Arc<Context>, peer: EndpointId, session: Arc<Session>, events: PathEvents) -> Self {
         let connection = session.connection().clone();
         let leads = connection.side() == Side::Client;
         let relay = context.signaling.datagrams();
@@ -81,7 +82,7 @@ impl Paths {
             addresses: context.addresses.clone(),
             signaling: context.signaling.clone(),
             relay,
-            events: connection.path_events(),
+            events,
             updates: connection.nat_traversal_updates(),
             session,
             connection,
@@ -101,7 +102,7 @@ impl Paths {
                 }
                 event = self.events.next() => match event {
                     Some(Ok(event)) => self.happened(event),
-                    // Too much has happened to tell; the counters will show what matters.
+                    // Dozens at once: a peer that opens and closes paths without end, to its own harm.
                     Some(Err(_)) => {}
                     None => return,
                 },
