@@ -45,6 +45,13 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Whether this process goes on to be an endpoint.
+    pub fn serves(&self) -> bool {
+        matches!(&self.command, Command::Start(start) if start.no_detach)
+    }
+}
+
 /// Python's names of log levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "UPPER")]

@@ -158,6 +158,9 @@ async fn write(
         0 => file.restart(digest)?,
         _ => file.hash_existing()?,
     }
+    if let Some(size) = size {
+        file.reserve(size)?;
+    }
     let bar = progress_bar(printer, size, from);
     let written = copy(file, &mut response, size, &bar).await;
     bar.finish_and_clear();

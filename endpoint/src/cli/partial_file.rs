@@ -1,12 +1,13 @@
 //! The files of a download that is not finished: `FILE.part` with the bytes, `FILE.part.etag` with their version.
 //!
-//! What it does blocks. The command that downloads has nothing else to do meanwhile: its connection is served by
-//! another thread.
+//! What it does blocks. The command that downloads has nothing else to do meanwhile: what arrives waits in the system.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use proxystore_shared::Digest;
 
 use super::output::Failure;
@@ -107,6 +108,23 @@ impl PartialFile {
         }
     }
 
+    /// Takes the room for a file of `size` bytes, whose length stays what it is: that there is too little is told before
+    /// anything is moved, and each write has less to do. Where the file system cannot, the writes find out.
+    pub fn reserve(&self, size: u64) -> Result<(), Failure> {
+        let reserved = i64::try_from(size)
+            .map_err(|_| Errno::EFBIG)
+            .and_then(|size| fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, size));
+        match reserved {
+            Err(error @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) => Err(Failure::new(format!(
+                "there is no room for {} of {size} bytes: {}",
+                self.part.display(),
+                error.desc()
+            ))
+            .hint("make room, or name a file on another file system; the same command continues")),
+            _ => Ok(()),
+        }
+    }
+
     /// Adds bytes at the end. The system has them when this returns, so that a later attempt finds them.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written =
@@ -157,6 +175,18 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_is_taken_without_a_change_of_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = PartialFile::open(&dir.path().join("file")).unwrap();
+        file.reserve(0).unwrap();
+        file.reserve(1 << 20).unwrap();
+        assert_eq!(file.file.metadata().unwrap().len(), 0);
+        for too_much in [i64::MAX as u64, u64::MAX] {
+            assert!(file.reserve(too_much).unwrap_err().message().contains("no room"));
+        }
+    }
 
     #[test]
     fn bytes_are_found_again_with_their_version() {
