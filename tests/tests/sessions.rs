@@ -15,7 +15,7 @@ use proxystore_shared::relay_message::DescriptionKind;
 use proxystore_tests::scripted::{ScriptedPeer, ask, nominate};
 use proxystore_tests::{PATIENCE, Site, noise, relay, relay_on, until, url};
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 async fn sites(relay: &str) -> Result<(Site, Site)> {
     Ok((Site::start("a", relay).await?, Site::start("b", relay).await?))
@@ -104,7 +104,7 @@ async fn an_idle_session_is_closed_and_opened_again() -> Result<()> {
     assert_eq!(peer_state(&a).await?, "connected");
     tokio::time::timeout(Duration::from_secs(20), async {
         while peer_state(&a).await? == "connected" {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
         }
         Ok::<_, anyhow::Error>(())
     })
@@ -126,7 +126,7 @@ async fn short_tempered(name: &str, relay: &str) -> Result<Site> {
 async fn parted(site: &Site) -> Result<()> {
     let parting = async {
         while peer_state(site).await? != "idle" {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
         }
         anyhow::Ok(())
     };
@@ -252,6 +252,7 @@ async fn a_path_that_is_older_than_the_session_is_used() -> Result<()> {
             if let Ok(path) = opening.await {
                 return path;
             }
+            sleep(Duration::from_millis(1)).await;
         }
     });
     let second = second.await?;
