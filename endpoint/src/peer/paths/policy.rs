@@ -263,8 +263,7 @@ impl PathPolicy {
 
     /// What was on its way through a relay that is gone is sent again, over a direct path, when its own is closed.
     fn leave_relay(&mut self, actions: &mut Vec<Action>) {
-        let direct = self.paths.values().any(|path| path.kind == Kind::Direct && !path.stalled);
-        if direct && !self.relay {
+        if self.has_direct() && !self.relay {
             self.close_where(actions, |_, path| path.kind == Kind::Relayed);
         }
     }
@@ -312,6 +311,10 @@ impl PathPolicy {
         }
     }
 
+    fn has_direct(&self) -> bool {
+        self.paths.values().any(|path| path.kind == Kind::Direct && !path.stalled)
+    }
+
     fn is_alive(&self, path: PathId) -> bool {
         self.paths.get(&path).is_some_and(|path| !path.stalled)
     }
@@ -330,11 +333,11 @@ impl PathPolicy {
 
     /// Opens what is missing and closes what is superfluous.
     fn open(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        // Opening it anew would not make a spare one look alive for longer.
-        let counts = |number, path: &Path| !path.stalled || self.in_use != Some(number);
-        let has = |kind| self.paths.iter().any(|(number, path)| path.kind == kind && counts(*number, path));
-        let (direct, relayed) = (has(Kind::Direct), has(Kind::Relayed));
-        if !direct {
+        // A spare one through the relay is only suspected, and would be again if it were opened anew.
+        let failing = self.in_use.filter(|path| !self.is_alive(*path));
+        let relayed =
+            self.paths.iter().any(|(number, path)| path.kind == Kind::Relayed && failing != Some(*number));
+        if !self.has_direct() {
             self.rounds.resume(now);
             if self.rounds.is_due(now) {
                 actions.push(Action::StartRound);

@@ -125,6 +125,17 @@ fn a_spare_path_through_the_relay_is_suspected_but_kept() {
 }
 
 #[test]
+fn a_direct_path_that_stalls_while_the_relay_is_suspected_is_looked_for_again() {
+    let mut world = World::new(true);
+    world.open(RELAYED, Kind::Relayed, 80 * MS);
+    world.open(path(1), Kind::Direct, 10 * MS);
+    world.dead.push(RELAYED);
+    assert!(world.run(RELAYED_STALL + 500 * MS).contains(&Action::CheckRelay));
+    world.dead.push(path(1));
+    assert!(world.run(Duration::from_secs(2)).contains(&Action::StartRound));
+}
+
+#[test]
 fn a_path_that_is_slow_because_it_is_used_is_not_left() {
     let mut world = World::new(true);
     world.open(path(1), Kind::Direct, 10 * MS);
