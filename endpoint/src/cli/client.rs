@@ -106,6 +106,8 @@ impl Client {
         install_provider();
         let http = reqwest::Client::builder()
             .no_proxy()
+            // For the same reason it would read all that the system trusts, which took longer than a small request.
+            .tls_certs_only([])
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .build()
