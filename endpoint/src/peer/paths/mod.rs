@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use noq::{Connection, NatTraversalUpdates, PathEvent, PathEvents, PathId, PathStats, PathStatus, Side};
 use proxystore_shared::EndpointId;
 use tokio::sync::watch;
@@ -107,7 +107,7 @@ impl Paths {
                     None => return,
                 },
                 update = self.updates.next() => match update {
-                    Some(_) => self.step(Input::Candidates),
+                    Some(_) => self.candidates(),
                     None => return,
                 },
                 Ok(()) = self.addresses.changed() => self.announce(),
@@ -151,6 +151,12 @@ impl Paths {
         if let Some(in_use) = self.policy.in_use() {
             self.prefer(in_use);
         }
+    }
+
+    /// Addresses of the peer come several at once, each an update of its own; one round probes all of them.
+    fn candidates(&mut self) {
+        while let Some(Some(_)) = self.updates.next().now_or_never() {}
+        self.step(Input::Candidates);
     }
 
     /// Tells the peer where we may be found now.
