@@ -11,7 +11,7 @@ use clap::Parser;
 use proxystore_bench::figures::{Bar, Figure, Figures, OURS, Unit, median};
 use proxystore_bench::load::{Connection, Request};
 use proxystore_bench::options::Options;
-use proxystore_bench::programs::{Relay, Site, beside};
+use proxystore_bench::programs::{Relay, Site, product};
 
 /// What is stored.
 const STORED: usize = 1_000_000_000;
@@ -49,7 +49,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let mut figures = Figures::default();
     for name in ["endpoint", "relay"] {
-        let size = beside(name)?.metadata()?.len();
+        let size = product(name)?.metadata()?.len();
         let bar = Some(Bar::AtMost(PROGRAM_BAR));
         figures.add(Figure { bar, ..kilobytes(&format!("size of the program {name}"), 0, OURS, size) });
     }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use proxystore::connectors::{EndpointConnector, FileConnector, RedisConnector};
 use proxystore::{Connector, Store};
-use proxystore_bench::programs::{Program, beside, redis};
+use proxystore_bench::programs::{Program, product, redis};
 use proxystore_endpoint::transport::tls::install_provider;
 use proxystore_tests::free_port;
 use serde::Serialize;
@@ -92,7 +92,7 @@ fn store(name: &str, connector: impl Connector) -> Store {
 }
 
 fn start_endpoint(home: &tempfile::TempDir, port: u16) -> Result<Program> {
-    let program = beside("endpoint")?;
+    let program = product("endpoint")?;
     let endpoint = || {
         let mut command = Command::new(&program);
         command.env("PROXYSTORE_HOME", home.path()).stdout(Stdio::null());

@@ -1,4 +1,4 @@
-//! Programs that are measured: started on loopback, watched from outside, killed at the end.
+//! Programs that are measured: started on loopback, watched from outside, ended with the measurement.
 
 use std::env;
 use std::fs;
@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use proxystore_tests::free_port;
 use tempfile::TempDir;
 
@@ -17,13 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Between looks whether a program listens: little beside the fastest start.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// For a program to end that was asked to.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// What Linux counts processor time in for /proc (`USER_HZ`, the same on every machine we know).
 const TICK: Duration = Duration::from_millis(10);
 
 /// Above the largest object that is measured.
 const MAX_OBJECT_LEN: u64 = 1_100_000_000;
 
-/// A running program, killed when dropped.
+/// A running program, ended when dropped.
 pub struct Program(Child);
 
 impl Program {
@@ -42,7 +47,7 @@ impl Program {
         Ok(program)
     }
 
-    /// Ends it.
+    /// Ends it without ado.
     pub fn kill(&mut self) {
         // It has ended already, or ends now; there is nothing to do about anything else.
         let _ = self.0.kill();
@@ -64,7 +69,16 @@ impl Program {
 }
 
 impl Drop for Program {
+    /// Asks first: a program that was built to note what it does (`scripts/release`) writes that down as it ends.
     fn drop(&mut self) {
+        let deadline = Instant::now() + FAREWELL;
+        if matches!(self.0.try_wait(), Ok(None)) {
+            // It may have ended meanwhile.
+            let _ = signal::kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
+        }
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
         self.kill();
     }
 }
@@ -80,6 +94,17 @@ fn cpu(stat: &str) -> Result<Duration> {
     let (_, fields) = stat.rsplit_once(") ").context("no name in /proc/*/stat")?;
     let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u32>);
     Ok(TICK * ticks.sum::<Result<u32, _>>()?)
+}
+
+/// The variable that names the folder of the endpoint and the relay to measure, if they were built in another way.
+const PROGRAMS: &str = "PROXYSTORE_BIN_DIR";
+
+/// The endpoint or the relay that is to be measured.
+pub fn product(name: &str) -> Result<PathBuf> {
+    let Some(folder) = env::var_os(PROGRAMS) else { return beside(name) };
+    let program = Path::new(&folder).join(name);
+    ensure!(program.exists(), "there is no {} in {PROGRAMS}, {}", name, program.display());
+    Ok(program)
 }
 
 /// A program that was built along with this one.
@@ -108,7 +133,7 @@ pub struct Relay {
 impl Relay {
     /// Ours.
     pub fn ours() -> Result<Self> {
-        let mut command = Command::new(beside("relay")?);
+        let mut command = Command::new(product("relay")?);
         command.args(["--udp-ports", "0"]);
         Self::start(command)
     }
@@ -145,7 +170,7 @@ pub struct Site {
 impl Site {
     /// Ours, without a cache: what is fetched again from a peer travels again, as with Python's.
     pub fn ours(relay: Option<&Relay>) -> Result<Self> {
-        Self::start(&beside("endpoint")?, relay, &["--cache-size", "0"])
+        Self::start(&product("endpoint")?, relay, &["--cache-size", "0"])
     }
 
     /// Python's, from the installation that `python` belongs to.

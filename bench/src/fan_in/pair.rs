@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join_all;
+use proxystore_bench::programs::product;
 use proxystore_tests::net::{Namespace, Program};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::Fetch;
-use crate::world::{World, beside, listening, run};
+use crate::world::{World, listening, run};
 
 /// For one get: far more than a slow machine takes.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -57,7 +58,7 @@ impl Pair {
         let dir = tempfile::tempdir()?;
         let machine = Namespace::new("loopback")?;
         let port = RELAY_PORT.to_string();
-        let relay = Program::start(&machine, &beside("relay")?, &dir.path().join("relay.log"), |command| {
+        let relay = Program::start(&machine, &product("relay")?, &dir.path().join("relay.log"), |command| {
             command.args(["--port", &port]);
         })?;
         listening(&machine, RELAY_PORT, &relay)?;
@@ -107,7 +108,8 @@ async fn get(request: reqwest::RequestBuilder, len: usize) -> Result<()> {
 
 impl Site {
     fn start(namespace: &Arc<Namespace>, port: u16, relay: &str, dir: &Path) -> Result<Self> {
-        let (endpoint, home, port_text) = (beside("endpoint")?, dir.join(port.to_string()), port.to_string());
+        let (endpoint, home, port_text) =
+            (product("endpoint")?, dir.join(port.to_string()), port.to_string());
         let mut configure = namespace.command(&endpoint);
         configure.args(["configure", "bench", "--host", "127.0.0.1", "--port", &port_text]);
         configure.args(["--relay-address", relay, "--no-relay-auth"]);

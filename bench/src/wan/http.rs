@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use proxystore_bench::commands;
 use proxystore_bench::load::Request;
-use proxystore_bench::programs::adapt;
+use proxystore_bench::programs::{adapt, product};
 use proxystore_tests::net::{Namespace, Program};
 
 use crate::client::Client;
 use crate::contestant::{Contestant, object};
-use crate::world::{World, beside, listening, run};
+use crate::world::{World, listening, run};
 
 /// UDP port of the endpoints whose datagrams the near site's firewall drops.
 const BLOCKED: u16 = 4500;
@@ -61,7 +61,7 @@ impl Endpoints {
     pub fn direct(world: &World) -> Result<Self> {
         Self::start(
             world,
-            &Kind { name: "ours", program: &beside("endpoint")?, port: 8701, options: &NO_CACHE },
+            &Kind { name: "ours", program: &product("endpoint")?, port: 8701, options: &NO_CACHE },
         )
     }
 
@@ -75,19 +75,19 @@ impl Endpoints {
         ))?;
         let [cache, none] = NO_CACHE;
         let options = [cache, none, "--peer-port", &BLOCKED.to_string()];
-        let program = beside("endpoint")?;
+        let program = product("endpoint")?;
         Self::start(world, &Kind { name: "ours, relayed", program: &program, port: 8702, options: &options })
     }
 
     /// Ours, for whole commands.
     pub fn for_commands(world: &World) -> Result<Self> {
-        let program = beside("endpoint")?;
+        let program = product("endpoint")?;
         Self::start(world, &Kind { name: "ours, command", program: &program, port: 8704, options: &NO_CACHE })
     }
 
     /// Ours, for whole commands that dial: after [`FORGOTTEN`] there is no session.
     pub fn for_dialing(world: &World) -> Result<Self> {
-        let program = beside("endpoint")?;
+        let program = product("endpoint")?;
         Self::start(world, &Kind { name: DIALING, program: &program, port: 8705, options: &NO_CACHE })
     }
 
@@ -99,7 +99,7 @@ impl Endpoints {
 
     /// Ours, which gets what a Python endpoint has.
     pub fn mixed(world: &World, python: &Path) -> Result<Self> {
-        let (ours, python) = (beside("endpoint")?, python.with_file_name("proxystore-endpoint"));
+        let (ours, python) = (product("endpoint")?, python.with_file_name("proxystore-endpoint"));
         let near = Kind { name: MIXED, program: &ours, port: 8706, options: &NO_CACHE };
         let far = Kind { name: MIXED, program: &python, port: 8706, options: &[] };
         Self::start_pair(world, &near, &far)

@@ -3,12 +3,12 @@
 use std::fmt::{self, Display, Formatter};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use proxystore_bench::programs::{beside, product};
 use proxystore_tests::net::{Namespace, Program};
 use tempfile::TempDir;
 
@@ -85,7 +85,7 @@ impl World {
         }
         let dir = tempfile::tempdir()?;
         let port = RELAY_PORT.to_string();
-        let relay = Program::start(&far, &beside("relay")?, &dir.path().join("relay.log"), |command| {
+        let relay = Program::start(&far, &product("relay")?, &dir.path().join("relay.log"), |command| {
             command.args(["--port", &port]);
         })?;
         listening(&far, RELAY_PORT, &relay)?;
@@ -128,13 +128,6 @@ fn emulate(setting: Setting, near: &Namespace, far: &Namespace) -> Result<Emulat
     output.read_line(&mut line)?;
     ensure!(line == "ready\n", "the emulator did not start");
     Ok(Emulator { process, input, output })
-}
-
-/// A program that was built along with this one.
-pub fn beside(name: &str) -> Result<PathBuf> {
-    let program = std::env::current_exe()?.with_file_name(name);
-    ensure!(program.exists(), "{} is missing; `scripts/bench wan` builds it", program.display());
-    Ok(program)
 }
 
 /// Waits until somebody listens on the port, on loopback.
