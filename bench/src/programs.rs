@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -102,8 +102,9 @@ const PROGRAMS: &str = "PROXYSTORE_BIN_DIR";
 /// The endpoint or the relay that is to be measured.
 pub fn product(name: &str) -> Result<PathBuf> {
     let Some(folder) = env::var_os(PROGRAMS) else { return beside(name) };
-    let program = Path::new(&folder).join(name);
-    ensure!(program.exists(), "there is no {} in {PROGRAMS}, {}", name, program.display());
+    // Some commands run in folders of their own.
+    let program = path::absolute(folder)?.join(name);
+    ensure!(program.exists(), "{} is missing; its folder is ${PROGRAMS}", program.display());
     Ok(program)
 }
 
