@@ -8,6 +8,7 @@
 mod atomic_file;
 pub mod cli;
 pub mod endpoint;
+mod handover;
 pub mod http;
 pub mod identity;
 mod local;

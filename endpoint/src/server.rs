@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
+use crate::http::FileSocket;
 use crate::identity::{Identity, IdentityError};
 use crate::peer::{PeerManager, PeerOptions};
 use crate::signaling::RelayLogin;
@@ -110,8 +111,13 @@ impl Server {
         let endpoint = Endpoint::new(config.uuid, config.name.clone(), storage, peers);
         // Requests under way need their peers, so HTTP is stopped first.
         let stop_http = stop.child_token();
-        let http =
-            tokio::spawn(http::serve(endpoint.clone(), listener, config.http.clone(), stop_http.clone()));
+        let http = tokio::spawn(http::serve(
+            endpoint.clone(),
+            listener,
+            file_socket(&options.dir),
+            config.http.clone(),
+            stop_http.clone(),
+        ));
         Ok(Self { endpoint, http_addr, http, stop_http, _stop_when_dropped: stop_when_dropped })
     }
 
@@ -147,6 +153,12 @@ async fn listen(host: &str, port: u16) -> Result<TcpListener, StartError> {
 
 fn refused(host: &str, port: u16, source: io::Error) -> StartError {
     StartError::Listen { address: format!("{host}:{port}"), source }
+}
+
+/// Where commands on this host hand over files; without it they have everything sent.
+fn file_socket(dir: &Path) -> Option<FileSocket> {
+    // Not every file system has sockets, and their names are short.
+    FileSocket::bind(dir).inspect_err(|error| warn!(%error, "no socket for files, `get` is slower")).ok()
 }
 
 /// The key in the endpoint's folder; a folder that Python made gets one now.

@@ -22,6 +22,9 @@ pub const KNOWN_PEERS_FILE: &str = "known_peers.toml";
 /// Whom the relay has introduced lately, and where they were.
 pub const ACQUAINTANCES_FILE: &str = "acquaintances.toml";
 
+/// The socket of a running endpoint through which commands on the same host hand over files.
+pub const FILES_SOCKET: &str = "files.sock";
+
 /// The ProxyStore home: `$PROXYSTORE_HOME`, else `$XDG_DATA_HOME/proxystore`, else `~/.local/share/proxystore`.
 pub fn home() -> PathBuf {
     home_from(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))

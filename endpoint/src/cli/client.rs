@@ -219,7 +219,8 @@ async fn read_answer(mut response: Response) -> Result<Vec<u8>, ClientError> {
     Ok(body)
 }
 
-async fn in_time<F: Future>(future: F) -> Result<F::Output, ClientError> {
+/// Waits for something of the endpoint, with a deadline.
+pub async fn in_time<F: Future>(future: F) -> Result<F::Output, ClientError> {
     tokio::time::timeout(READ_TIMEOUT, future).await.map_err(|_| ClientError::Silent)
 }
 

@@ -1,10 +1,12 @@
 //! `get`: an object becomes a file, continued where an earlier attempt broke off, and verified before it appears.
 
+use std::fmt::Display;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
+use proxystore_shared::directory::FILES_SOCKET;
 use proxystore_shared::{Digest, EndpointId, ObjectId, ObjectKey};
 use reqwest::header::{IF_RANGE, RANGE};
 use reqwest::{Method, Response};
@@ -13,16 +15,20 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::args::Get;
 use super::client::{Client, ClientError, next_chunk};
+use super::delivery::{self, Reports};
 use super::output::{Failure, Printer};
 use super::partial_file::PartialFile;
 use super::place::Place;
 use super::progress::{Pace, progress_bar};
 use super::resume::{Partial, Plan, plan};
 use super::{connect, standard_stream};
+use crate::handover::Progress;
 
 /// The object that was asked for.
 struct Wanted {
     client: Client,
+    /// Where the endpoint takes files, if it does.
+    socket: PathBuf,
     object_id: ObjectId,
     at: Option<EndpointId>,
 }
@@ -38,8 +44,9 @@ struct Received {
 /// Runs `get`.
 pub async fn get(options: &Get, printer: Printer) -> Result<(), Failure> {
     let (object_id, at) = parse_key(&options.key)?;
-    let (client, _) = connect(&Place::existing(&options.name)?)?;
-    let wanted = Wanted { client, object_id, at };
+    let place = Place::existing(&options.name)?;
+    let (client, _) = connect(&place)?;
+    let wanted = Wanted { client, socket: place.dir.join(FILES_SOCKET), object_id, at };
     let started = Instant::now();
     let to_stdout = options.output == "-";
     let received = match to_stdout {
@@ -83,6 +90,17 @@ impl Wanted {
         Ok((response, plan))
     }
 
+    /// Has the endpoint write the whole object into `file` by itself, if it can.
+    async fn delivered_to(&self, file: &mut PartialFile) -> Result<Option<(Response, Plan)>, Failure> {
+        let request = self.client.object(Method::GET, &self.object_id, self.at)?;
+        let response = delivery::ask(&self.socket, file.emptied()?, request).await?;
+        Ok(response.map(|response| {
+            let size = delivery::object_size(response.headers());
+            let plan = plan(None, response.status(), response.headers(), size);
+            (response, plan)
+        }))
+    }
+
     /// The failure for an answer with nothing to write.
     async fn failure(&self, plan: Plan, response: Response) -> Failure {
         match plan {
@@ -112,6 +130,16 @@ async fn to_file(wanted: &Wanted, target: &Path, printer: Printer) -> Result<Rec
 /// Brings the file to the whole, verified object. A file that turns out not to be the object's beginning is
 /// given up once, and then there is nothing left to give up.
 async fn fill(wanted: &Wanted, file: &mut PartialFile, printer: Printer) -> Result<Received, Failure> {
+    if file.partial().is_none()
+        && let Some((response, plan)) = wanted.delivered_to(file).await?
+    {
+        let Plan::Write { size: Some(size), digest, .. } = plan else {
+            return Err(wanted.failure(plan, response).await);
+        };
+        follow(file, response, (size, digest), printer).await?;
+        // The endpoint has checked it.
+        return Ok(Received { size: file.len(), digest, travelled: file.len() });
+    }
     loop {
         let partial = file.partial();
         let (response, plan) = wanted.request(partial).await?;
@@ -183,7 +211,31 @@ async fn copy(
     }
 }
 
-fn broken_off(file: &PartialFile, size: Option<u64>, why: &ClientError) -> Failure {
+/// Waits while the endpoint writes the object into the file; if that breaks off, the file can be continued.
+async fn follow(
+    file: &mut PartialFile,
+    response: Response,
+    (size, digest): (u64, Digest),
+    printer: Printer,
+) -> Result<(), Failure> {
+    file.expect(digest)?;
+    file.reserve(size)?;
+    let bar = progress_bar(printer, Some(size), 0);
+    let mut reports = Reports::of(response);
+    while file.len() < size {
+        match reports.next().await {
+            Ok(Some(Progress::Written(len))) => file.handle_written(len)?,
+            Ok(Some(Progress::Failed(why))) => return Err(broken_off(file, Some(size), &why)),
+            Ok(None) => return Err(broken_off(file, Some(size), &"the endpoint says no more")),
+            Err(error) => return Err(broken_off(file, Some(size), &error)),
+        }
+        bar.set_position(file.len());
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn broken_off(file: &PartialFile, size: Option<u64>, why: &dyn Display) -> Failure {
     let of = size.map(|size| format!(" of {size}")).unwrap_or_default();
     Failure::new(format!("the download broke off after {}{of} bytes: {why}", file.len()))
         .hint("the same command continues it")

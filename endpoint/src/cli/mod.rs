@@ -8,6 +8,7 @@ mod check_nat;
 mod client;
 mod configure;
 mod daemon;
+mod delivery;
 mod get;
 mod host;
 mod lifecycle;

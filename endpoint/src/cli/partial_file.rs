@@ -5,6 +5,8 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -16,6 +18,12 @@ use crate::write_behind::WriteBehind;
 
 /// Bytes hashed at once.
 const PIECE_LEN: usize = 1 << 20;
+
+/// How long an endpoint may take to let go of a file whose download was interrupted: to write one more piece of it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Between looks whether it has.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A download's files, locked against another download to the same place.
 pub struct PartialFile {
@@ -46,12 +54,8 @@ impl PartialFile {
             .truncate(false)
             .open(&part)
             .map_err(Failure::io(failed()))?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                return Err(Failure::new(format!("another download to {} is under way", target.display())));
-            }
-            // A file system without locks is no reason not to download.
-            Ok(()) | Err(TryLockError::Error(_)) => {}
+        if is_in_use(&file) {
+            return Err(Failure::new(format!("another download to {} is under way", target.display())));
         }
         let len = file.metadata().map_err(Failure::io(failed()))?.len();
         Ok(Self {
@@ -76,11 +80,32 @@ impl PartialFile {
         self.len
     }
 
+    /// The file itself, without any bytes, for somebody else to write an object into from its beginning.
+    pub fn emptied(&mut self) -> Result<&File, Failure> {
+        if self.len > 0 {
+            self.discard()?;
+        }
+        Ok(&self.file)
+    }
+
+    /// Expects the bytes of a version from somebody else.
+    pub fn expect(&mut self, digest: Digest) -> Result<(), Failure> {
+        fs::write(&self.tag, digest.to_string()).map_err(Failure::io(format!("write {}", self.tag.display())))
+    }
+
+    /// Somebody else has written the first `len` bytes.
+    pub fn handle_written(&mut self, len: u64) -> Result<(), Failure> {
+        let more = len.saturating_sub(self.len) as usize;
+        self.len = len;
+        let written = self.disk.handle_written(&self.file, more);
+        written.map_err(Failure::io(format!("write {}", self.part.display())))
+    }
+
     /// Forgets the bytes, and expects those of another version.
     pub fn restart(&mut self, digest: Digest) -> Result<(), Failure> {
         // In this order: bytes are never found beside another version's tag.
-        let restarted = self.truncate().and_then(|()| fs::write(&self.tag, digest.to_string()));
-        restarted.map_err(Failure::io(format!("write {}", self.tag.display())))
+        self.truncate().map_err(Failure::io(format!("empty {}", self.part.display())))?;
+        self.expect(digest)
     }
 
     fn truncate(&mut self) -> io::Result<()> {
@@ -159,6 +184,19 @@ impl PartialFile {
         remove(&self.tag);
         remove(&self.part);
     }
+}
+
+/// Whether another download has the file, and keeps it: after one that was interrupted, the endpoint may have it for a moment.
+fn is_in_use(file: &File) -> bool {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    // A file system without locks is no reason not to download.
+    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        if Instant::now() > deadline {
+            return true;
+        }
+        thread::sleep(LOCK_PAUSE);
+    }
+    false
 }
 
 /// What cannot be removed is overwritten next time.

@@ -11,12 +11,14 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::app::SharedApp;
+use super::delivery;
 use super::patience::PatientWriter;
 use super::routes::{Route, router};
 
@@ -47,29 +49,49 @@ impl Connections {
 
     /// Serves a connection in a task of its own, which holds `slot`.
     pub fn start(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
+        // Small answers must not wait for the acknowledgement of earlier ones. Failing that, they are just slower.
+        let _ = stream.set_nodelay(true);
+        let (app, router, shutdown) = (self.app.clone(), self.router.clone(), self.shutdown.clone());
+        self.spawn(slot, async move {
+            if let Err(error) = run(stream, app, router, shutdown).await {
+                debug!(%error, "a connection was broken off");
+            }
+        });
+    }
+
+    /// The same for one that hands over a file.
+    pub fn start_with_file(&self, stream: UnixStream, slot: Option<OwnedSemaphorePermit>) {
+        let (app, shutdown) = (self.app.clone(), self.shutdown.clone());
+        self.spawn(slot, async move {
+            match delivery::router(&app, &stream).await {
+                Ok(router) => {
+                    if let Err(error) = run(stream, app, router, shutdown).await {
+                        debug!(%error, "a connection with a file was broken off");
+                    }
+                }
+                Err(error) => debug!(%error, "no file was handed over"),
+            }
+        });
+    }
+
+    fn spawn(&self, slot: Option<OwnedSemaphorePermit>, serving: impl Future<Output = ()> + Send + 'static) {
         let gauge = self.app.metrics.connections.clone();
         gauge.inc();
         let counted = Counted { gauge, _slot: slot };
-        let (app, router) = (self.app.clone(), self.router.clone());
-        let shutdown = self.shutdown.clone();
+        let abort = self.app.abort.clone();
         self.app.tasks.spawn(async move {
-            let abort = app.abort.clone();
-            if let Some(Err(error)) = abort.run_until_cancelled(run(stream, app, router, shutdown)).await {
-                debug!(%error, "a connection was broken off");
-            }
+            let _ = abort.run_until_cancelled(serving).await;
             drop(counted);
         });
     }
 }
 
 async fn run(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     app: SharedApp,
     router: Router,
     shutdown: CancellationToken,
 ) -> hyper::Result<()> {
-    // Small answers must not wait for the acknowledgement of earlier ones. Failing that, they are just slower.
-    let _ = stream.set_nodelay(true);
     let idle_timeout = app.idle_timeout;
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {

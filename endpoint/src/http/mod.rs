@@ -12,6 +12,7 @@ mod app;
 mod batch;
 mod conditions;
 mod connection;
+mod delivery;
 mod failure;
 mod info;
 mod listing;
@@ -25,11 +26,13 @@ mod routes;
 mod target;
 mod upload;
 
+use std::future::pending;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proxystore_shared::config::endpoint::HttpConfig;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +41,7 @@ use tracing::warn;
 use crate::Endpoint;
 use app::App;
 use connection::Connections;
+pub use delivery::FileSocket;
 
 /// How long requests under way may take to finish once the server is told to stop.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -45,12 +49,14 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Pause after the system refused a connection: it is out of file descriptors or memory, which takes a while.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves `endpoint` on `listener` until `shutdown`, then lets requests under way finish for a few seconds.
+/// Serves `endpoint` on `listener`, and on `files` where it is given, until `shutdown`, then lets requests under way finish
+/// for a few seconds.
 ///
 /// Dropping the future drops every connection.
 pub async fn serve(
     endpoint: Endpoint,
     listener: TcpListener,
+    files: Option<FileSocket>,
     config: HttpConfig,
     shutdown: CancellationToken,
 ) {
@@ -58,9 +64,13 @@ pub async fn serve(
     let app = App::new(endpoint, config.idle_timeout());
     let connections = Connections::new(app.clone(), shutdown.clone());
     let _abort_when_dropped = app.abort.clone().drop_guard();
-    while let Some((stream, slot)) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
-        connections.start(stream, slot);
+    while let Some((client, slot)) = shutdown.run_until_cancelled(accept(&listener, &files, &slots)).await {
+        match client {
+            Client::Network(stream) => connections.start(stream, slot),
+            Client::WithFile(stream) => connections.start_with_file(stream, slot),
+        }
     }
+    drop(files);
     drop(listener);
     app.tasks.close();
     if timeout(SHUTDOWN_GRACE, app.tasks.wait()).await.is_err() {
@@ -70,17 +80,38 @@ pub async fn serve(
     }
 }
 
+/// Who has connected.
+enum Client {
+    Network(TcpStream),
+    WithFile(UnixStream),
+}
+
 /// Waits until there may be another connection, and for that connection.
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+async fn accept(
+    listener: &TcpListener,
+    files: &Option<FileSocket>,
+    slots: &Arc<Semaphore>,
+) -> (Client, Option<OwnedSemaphorePermit>) {
     // The semaphore is never closed; were it, connections would go uncounted rather than unserved.
     let slot = slots.clone().acquire_owned().await.ok();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted.map(|(stream, _)| Client::Network(stream)),
+            accepted = accept_file(files) => accepted.map(Client::WithFile),
+        };
+        match accepted {
+            Ok(client) => return (client, slot),
             Err(error) => {
                 warn!(%error, "a connection was not accepted");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+async fn accept_file(files: &Option<FileSocket>) -> io::Result<UnixStream> {
+    match files {
+        Some(files) => files.accept().await,
+        None => pending().await,
     }
 }

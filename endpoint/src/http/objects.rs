@@ -262,7 +262,7 @@ fn not_modified(meta: &ObjectMeta) -> Response {
 }
 
 /// Headers that describe a version of an object.
-fn describe(meta: &ObjectMeta) -> HeaderMap {
+pub fn describe(meta: &ObjectMeta) -> HeaderMap {
     let created = UNIX_EPOCH + Duration::from_millis(meta.created_ms);
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(ETAG, header(format!("\"{}\"", meta.digest)));

@@ -1,11 +1,14 @@
 //! Objects in and out of a running endpoint by the command line.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write as _};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::thread::JoinHandle;
 
 use proxystore_shared::Digest;
+use proxystore_tests::free_port;
 
 use super::support::Home;
 
@@ -120,7 +123,7 @@ fn impostor(port: u16, answer: Vec<u8>) -> JoinHandle<()> {
     })
 }
 
-fn read_head(stream: &mut TcpStream) {
+fn read_head(stream: &mut impl Read) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -132,6 +135,98 @@ fn read_head(stream: &mut TcpStream) {
 fn object_answer(tag: &Digest, size: usize, body: &[u8]) -> Vec<u8> {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nETag: \"{tag}\"\r\n\r\n");
     [head.as_bytes(), body].concat()
+}
+
+/// Has commands look for the endpoint's HTTP API where nothing listens.
+fn hide_http(home: &Home, port: u16) {
+    let config = home.path("a/config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let elsewhere = text.replace(&port.to_string(), &free_port().unwrap().to_string());
+    assert_ne!(text, elsewhere);
+    fs::write(config, elsewhere).unwrap();
+}
+
+#[test]
+fn an_endpoint_on_this_host_writes_the_file_itself() {
+    let (home, port) = Home::running();
+    let content = content(3_000_000);
+    home.run_with_input(&["put", "a", "-", "--key", "big"], &content).succeeded();
+    let out = home.path("out");
+    let get = ["get", "a", "big", "-o", out.to_str().unwrap(), "--json"];
+    hide_http(&home, port);
+    home.run(&["get", "a", "big", "-o", "-"]).failed(&["unable to connect"]);
+    fs::write(home.path("out.part"), "of nobody knows what").unwrap();
+    let got = home.run(&get).succeeded().json();
+    let digest = Digest::of(&content).to_string();
+    assert_eq!(
+        (got["received"].as_u64(), got["size"].as_u64(), got["digest"].as_str()),
+        (Some(3_000_000), Some(3_000_000), Some(&*digest))
+    );
+    assert_eq!(fs::read(&out).unwrap(), content);
+    assert!(!home.path("out.part").exists() && !home.path("out.part.etag").exists());
+}
+
+#[test]
+fn an_endpoint_that_takes_no_files_sends_the_object() {
+    let (home, _) = Home::running();
+    home.run_with_input(&["put", "a", "-", "--key", "one"], b"1").succeeded();
+    let out = home.path("out");
+    let get = ["get", "a", "one", "-o", out.to_str().unwrap()];
+    let socket = home.path("a/files.sock");
+    fs::remove_file(&socket).unwrap();
+    home.run(&get).succeeded();
+    // As one looks that a dead endpoint has left.
+    drop(UnixListener::bind(&socket).unwrap());
+    home.run(&get).succeeded();
+    home.run(&["stop", "a"]).succeeded();
+    home.run(&get).failed(&["unable to connect"]);
+    home.run(&["start", "a"]).succeeded();
+    home.run(&get).failed(&["no object"]);
+    home.run(&["stop", "a"]).succeeded();
+    assert!(!socket.exists());
+}
+
+/// In place of an endpoint that takes files: says this, without the file, and closes.
+fn impostor_with_file(socket: &Path, reports: &str) -> JoinHandle<()> {
+    let listener = UnixListener::bind(socket).unwrap();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nETag: \"{}\"\r\nObject-Size: 100000\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{reports}\r\n",
+        Digest::of(&content(100_000)),
+        reports.len()
+    );
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_head(&mut stream);
+        stream.write_all(answer.as_bytes()).unwrap();
+    })
+}
+
+#[test]
+fn what_an_endpoint_has_written_is_continued() {
+    let (home, _) = Home::with_endpoint(&[]);
+    let content = content(100_000);
+    let (out, part, socket) = (home.path("out"), home.path("out.part"), home.path("a/files.sock"));
+    let get = ["get", "a", "big", "-o", out.to_str().unwrap(), "--json"];
+    for (reports, why) in [
+        (
+            "{\"written\":60000}\n{\"failed\":\"the peer has gone\"}\n",
+            "after 60000 of 100000 bytes: the peer has gone",
+        ),
+        ("{\"written\":60000}\n", "after 60000 of 100000 bytes"),
+        ("{\"written\":60000}\nwhat?\n", "after 60000 of 100000 bytes: the answer is not an endpoint's"),
+    ] {
+        let _ = fs::remove_file(&socket);
+        let _ = fs::remove_file(&part);
+        let server = impostor_with_file(&socket, reports);
+        home.run(&get).failed(&[why, "same command"]);
+        server.join().unwrap();
+        assert!(part.exists() && !out.exists());
+    }
+    fs::write(&part, &content[..60_000]).unwrap();
+    home.run(&["start", "a"]).succeeded();
+    home.run_with_input(&["put", "a", "-", "--key", "big"], &content).succeeded();
+    assert_eq!(home.run(&get).succeeded().json()["received"].as_u64(), Some(40_000));
+    assert_eq!(fs::read(&out).unwrap(), content);
 }
 
 #[test]

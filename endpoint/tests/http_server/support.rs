@@ -56,7 +56,7 @@ impl Server {
         let id = EndpointId::random();
         let endpoint = Endpoint::new(id, "test".into(), storage, None);
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(endpoint, listener, config, shutdown.clone()));
+        let task = tokio::spawn(serve(endpoint, listener, None, config, shutdown.clone()));
         // Connections are counted: none may be kept for later.
         // Another crate of the workspace asks for TLS in the same HTTP client, which then wants a provider.
         proxystore_endpoint::transport::tls::install_provider();
