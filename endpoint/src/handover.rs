@@ -1,10 +1,14 @@
-//! A file handed to the endpoint: where it runs on the same host, a command has it write an object there by itself.
+//! A file handed to the endpoint: where it runs on the same host, a command has it write an object there, or read it from there,
+//! by itself.
 //!
-//! Otherwise every byte goes over a connection on loopback into another process, which the system copies twice, and
-//! is hashed once more there (docs/decisions/0016). The command connects to a socket in the endpoint's folder, which only
+//! Otherwise every byte goes over a connection on loopback between the two processes, which the system copies twice, and
+//! is hashed by both (docs/decisions/0016). The command connects to a socket in the endpoint's folder, which only
 //! the endpoint's user may do, and sends one byte, accompanied by a descriptor of the file that it has opened itself
-//! (unix(7), `SCM_RIGHTS`): the endpoint opens nothing by name. What follows is HTTP, one `GET` of
-//! `/v1/objects/{object_id}`, whose answer has no object in it but lines of [`Progress`].
+//! (unix(7), `SCM_RIGHTS`): the endpoint opens nothing by name. What follows is HTTP, one request for
+//! `/v1/objects/{object_id}` without an object in it:
+//!
+//! - `GET` has the object written from the file's beginning on. The answer's body is lines of [`Progress`].
+//! - `PUT` has it read from the file's position on, which moves along, for the command too. The answer comes at the end.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};

@@ -1,4 +1,4 @@
-//! Has an endpoint on this host write an object into the file by itself ([`crate::handover`]).
+//! Has an endpoint on this host write an object into a file, or read it from there, by itself ([`crate::handover`]).
 
 use std::error::Error;
 use std::fs::File;
@@ -18,21 +18,20 @@ use tokio_util::io::StreamReader;
 use super::client::{ClientError, in_time};
 use crate::handover::{self, OBJECT_SIZE, Progress};
 
-/// Sends the request for an object that is to be in `file`. None if the endpoint takes no files: it runs elsewhere, or not
-/// at all, or is Python's.
-pub async fn ask(
-    socket: &Path,
-    file: &File,
-    request: RequestBuilder,
-) -> Result<Option<Response>, ClientError> {
-    let Ok(stream) = in_time(handover::give(socket, file)).await? else { return Ok(None) };
-    let broken = |error: &dyn Error| ClientError::Broken(error.to_string());
-    let request = request.build().and_then(TryInto::try_into).map_err(|error| broken(&error))?;
-    let answer = in_time(exchange(stream, request)).await?;
-    answer.map(Some).map_err(|error| broken(&error))
+/// A connection to an endpoint that has `file`. None if the endpoint takes no files: it runs elsewhere, or not at all, or is
+/// Python's.
+pub async fn hand_over(socket: &Path, file: &File) -> Result<Option<UnixStream>, ClientError> {
+    Ok(in_time(handover::give(socket, file)).await?.ok())
 }
 
-async fn exchange(stream: UnixStream, request: hyper::Request<Body>) -> hyper::Result<Response> {
+/// Sends a request about the object that is in the file, or is to be there.
+pub async fn exchange(stream: UnixStream, request: RequestBuilder) -> Result<Response, ClientError> {
+    let broken = |error: &dyn Error| ClientError::Broken(error.to_string());
+    let request = request.build().and_then(TryInto::try_into).map_err(|error| broken(&error))?;
+    send(stream, request).await.map_err(|error| broken(&error))
+}
+
+async fn send(stream: UnixStream, request: hyper::Request<Body>) -> hyper::Result<Response> {
     let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the answer.
     tokio::spawn(connection);

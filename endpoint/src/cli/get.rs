@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 use super::args::Get;
-use super::client::{Client, ClientError, next_chunk};
+use super::client::{Client, ClientError, in_time, next_chunk};
 use super::delivery::{self, Reports};
 use super::output::{Failure, Printer};
 use super::partial_file::PartialFile;
@@ -93,12 +93,11 @@ impl Wanted {
     /// Has the endpoint write the whole object into `file` by itself, if it can.
     async fn delivered_to(&self, file: &mut PartialFile) -> Result<Option<(Response, Plan)>, Failure> {
         let request = self.client.object(Method::GET, &self.object_id, self.at)?;
-        let response = delivery::ask(&self.socket, file.emptied()?, request).await?;
-        Ok(response.map(|response| {
-            let size = delivery::object_size(response.headers());
-            let plan = plan(None, response.status(), response.headers(), size);
-            (response, plan)
-        }))
+        let Some(stream) = delivery::hand_over(&self.socket, file.emptied()?).await? else { return Ok(None) };
+        let response = in_time(delivery::exchange(stream, request)).await??;
+        let size = delivery::object_size(response.headers());
+        let plan = plan(None, response.status(), response.headers(), size);
+        Ok(Some((response, plan)))
     }
 
     /// The failure for an answer with nothing to write.

@@ -1,40 +1,69 @@
-//! `put`: a file becomes an object, hashed as it is sent and compared with what the endpoint stored.
+//! `put`: a file becomes an object. An endpoint on the same host reads it by itself; else it is hashed as it is sent, and
+//! that compared with what the endpoint stored.
 
+use std::fs::File;
 use std::future::Future;
-use std::io;
+use std::io::{self, Seek as _};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use indicatif::ProgressBar;
+use proxystore_shared::directory::FILES_SOCKET;
 use proxystore_shared::{Digest, EndpointId, ObjectId, ObjectKey};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use reqwest::{Body, Method, Response};
+use reqwest::{Body, Method, RequestBuilder, Response};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::fs::File;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::net::UnixStream;
 use tokio_util::io::ReaderStream;
 
 use super::args::Put;
 use super::client::{Client, ClientError, READ_TIMEOUT, parse_json};
+use super::delivery;
 use super::output::{Failure, Printer};
 use super::place::Place;
 use super::progress::{Pace, progress_bar};
 use super::{connect, standard_stream};
 use crate::lock::lock;
 
+/// Between two looks how far it is: as often as eyes can follow.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Bytes read at once: hashing and sending them takes well under a millisecond.
 const PIECE_LEN: usize = 256 << 10;
 
-/// The bytes to send.
-struct Source {
-    stream: BoxStream<'static, io::Result<Bytes>>,
-    /// Unknown for a pipe.
-    size: Option<u64>,
+/// Where the bytes are.
+enum Source {
+    /// With so many of them.
+    File(File, u64),
+    /// Until it ends.
+    Pipe(tokio::fs::File),
+}
+
+impl Source {
+    fn size(&self) -> Option<u64> {
+        match self {
+            Self::File(_, size) => Some(*size),
+            Self::Pipe(_) => None,
+        }
+    }
+
+    fn into_stream(self) -> BoxStream<'static, io::Result<Bytes>> {
+        match self {
+            Self::File(file, size) => pieces(tokio::fs::File::from_std(file).take(size)),
+            Self::Pipe(pipe) => pieces(pipe),
+        }
+    }
+}
+
+fn pieces(reader: impl AsyncRead + Send + 'static) -> BoxStream<'static, io::Result<Bytes>> {
+    ReaderStream::with_capacity(reader, PIECE_LEN).boxed()
 }
 
 /// What has been sent so far.
@@ -65,6 +94,21 @@ struct StoredAnswer {
     digest: Digest,
 }
 
+/// An object that is to be stored.
+struct Offered<'a> {
+    client: Client,
+    object_id: ObjectId,
+    options: &'a Put,
+    bar: ProgressBar,
+}
+
+/// An object that was stored.
+struct Stored {
+    endpoint_id: EndpointId,
+    size: u64,
+    digest: Digest,
+}
+
 /// Runs `put`.
 pub async fn put(options: &Put, printer: Printer) -> Result<(), Failure> {
     let place = Place::existing(&options.name)?;
@@ -72,23 +116,13 @@ pub async fn put(options: &Put, printer: Printer) -> Result<(), Failure> {
     let source = open(&options.file).await?;
     let object_id = options.key.clone().unwrap_or_else(ObjectId::random);
     let started = Instant::now();
-    let bar = progress_bar(printer, source.size, 0);
-    let sent = Arc::new(Sent::default());
-
-    let mut request = client.object(Method::PUT, &object_id, options.remote)?;
-    request = request.header(CONTENT_TYPE, "application/octet-stream");
-    if let Some(size) = source.size {
-        request = request.header(CONTENT_LENGTH, size);
-    }
-    let request = request.body(body(source, sent.clone(), bar.clone()));
-    let sending = async { request.send().await.map_err(|error| client.failed(&error)) };
-    let outcome = while_it_moves(sending, &sent.bytes).await;
+    let bar = progress_bar(printer, source.size(), 0);
+    let offered = Offered { client, object_id, options, bar: bar.clone() };
+    let stored = offered.store(source, &place.dir.join(FILES_SOCKET)).await;
     bar.finish_and_clear();
-    let stored = answer(&client, outcome, &sent, &options.file).await?;
-    let digest = checked_digest(stored.digest, &sent)?;
+    let Stored { endpoint_id, size, digest } = stored?;
 
-    let key = ObjectKey { object_id, endpoint_id: stored.endpoint_id };
-    let size = sent.bytes.load(Ordering::Relaxed);
+    let key = ObjectKey { object_id: offered.object_id, endpoint_id };
     let pace = Pace::since(started, size);
     if !bar.is_hidden() {
         printer.note(&format!("stored {}", pace.describe(size)));
@@ -100,31 +134,72 @@ pub async fn put(options: &Put, printer: Printer) -> Result<(), Failure> {
     printer.result(&value, &key.to_string())
 }
 
+impl Offered<'_> {
+    fn request(&self) -> Result<RequestBuilder, ClientError> {
+        self.client.object(Method::PUT, &self.object_id, self.options.remote)
+    }
+
+    async fn store(&self, source: Source, socket: &Path) -> Result<Stored, Failure> {
+        if let Source::File(file, size) = &source
+            && let Some(stream) = delivery::hand_over(socket, file).await?
+        {
+            return self.have_read(stream, file, *size).await;
+        }
+        self.send(source).await
+    }
+
+    /// Has the endpoint read the file, and looks how far it is.
+    async fn have_read(&self, stream: UnixStream, file: &File, size: u64) -> Result<Stored, Failure> {
+        let position = || {
+            let read = (&*file).stream_position().unwrap_or_default();
+            self.bar.set_position(read);
+            read
+        };
+        let response = while_it_moves(delivery::exchange(stream, self.request()?), position).await?;
+        let answer: StoredAnswer = parse_json(self.client.accept(response).await?).await?;
+        Ok(Stored { endpoint_id: answer.endpoint_id, size, digest: answer.digest })
+    }
+
+    /// Sends the object.
+    async fn send(&self, source: Source) -> Result<Stored, Failure> {
+        let sent = Arc::new(Sent::default());
+        let mut request = self.request()?.header(CONTENT_TYPE, "application/octet-stream");
+        if let Some(size) = source.size() {
+            request = request.header(CONTENT_LENGTH, size);
+        }
+        let request = request.body(body(source, sent.clone(), self.bar.clone()));
+        let sending = async { request.send().await.map_err(|error| self.client.failed(&error)) };
+        let outcome = while_it_moves(sending, || sent.bytes.load(Ordering::Relaxed)).await;
+        let answer = answer(&self.client, outcome, &sent, &self.options.file).await?;
+        let digest = checked_digest(answer.digest, &sent)?;
+        Ok(Stored { endpoint_id: answer.endpoint_id, size: sent.bytes.load(Ordering::Relaxed), digest })
+    }
+}
+
 async fn open(path: &str) -> Result<Source, Failure> {
     if path == "-" {
         let stdin = standard_stream(io::stdin()).map_err(Failure::io("read standard input"))?;
-        return Ok(Source { stream: ReaderStream::with_capacity(stdin, PIECE_LEN).boxed(), size: None });
+        return Ok(Source::Pipe(stdin));
     }
     let failed = || format!("read {path}");
-    let file = File::open(path).await.map_err(Failure::io(failed()))?;
-    let metadata = file.metadata().await.map_err(Failure::io(failed()))?;
+    let file = File::open(path).map_err(Failure::io(failed()))?;
+    let metadata = file.metadata().map_err(Failure::io(failed()))?;
     if metadata.is_dir() {
         return Err(Failure::new(format!("{path} is a folder"))
             .hint("`tar c FOLDER | endpoint put NAME -` stores it as one object"));
     }
-    if !metadata.is_file() {
-        return Ok(Source { stream: ReaderStream::with_capacity(file, PIECE_LEN).boxed(), size: None });
-    }
     // The size is announced: a file that grows meanwhile is cut there.
-    let size = metadata.len();
-    Ok(Source { stream: ReaderStream::with_capacity(file.take(size), PIECE_LEN).boxed(), size: Some(size) })
+    Ok(match metadata.is_file() {
+        true => Source::File(file, metadata.len()),
+        false => Source::Pipe(file.into()),
+    })
 }
 
 fn body(source: Source, sent: Arc<Sent>, bar: ProgressBar) -> Body {
     let at_error = sent.clone();
     Body::wrap_stream(
         source
-            .stream
+            .into_stream()
             .inspect_ok(move |piece| {
                 sent.piece(piece);
                 bar.inc(piece.len() as u64);
@@ -137,23 +212,23 @@ fn body(source: Source, sent: Arc<Sent>, bar: ProgressBar) -> Body {
     )
 }
 
-/// Waits for the outcome for as long as bytes move, and then for as long as an answer may take.
+/// Waits for the outcome for as long as bytes move, and then for as long as an answer may take. Looks often how many have.
 async fn while_it_moves<T>(
-    sending: impl Future<Output = Result<T, ClientError>>,
-    bytes: &AtomicU64,
+    moving: impl Future<Output = Result<T, ClientError>>,
+    bytes: impl Fn() -> u64,
 ) -> Result<T, ClientError> {
-    let mut sending = pin!(sending);
-    let mut before = 0;
+    let mut moving = pin!(moving);
+    let (mut before, mut since) = (0, Instant::now());
     loop {
         tokio::select! {
-            outcome = &mut sending => return outcome,
-            () = tokio::time::sleep(READ_TIMEOUT) => {
-                let now = bytes.load(Ordering::Relaxed);
-                if now == before {
-                    return Err(ClientError::Silent);
-                }
-                before = now;
-            }
+            outcome = &mut moving => return outcome,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let now = bytes();
+        if now != before {
+            (before, since) = (now, Instant::now());
+        } else if since.elapsed() > READ_TIMEOUT {
+            return Err(ClientError::Silent);
         }
     }
 }

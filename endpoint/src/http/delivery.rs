@@ -1,7 +1,7 @@
-//! Objects written into files that commands on the same host hand over ([`crate::handover`]).
+//! Objects written into files, and read from files, that commands on the same host hand over ([`crate::handover`]).
 
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
+use proxystore_shared::digest::GROUP_LEN;
 use proxystore_shared::directory::FILES_SOCKET;
 use proxystore_shared::http::v1;
 use tokio::net::{UnixListener, UnixStream};
@@ -23,11 +24,12 @@ use tracing::debug;
 
 use super::app::SharedApp;
 use super::failure::Failure;
-use super::objects::describe;
+use super::objects::{describe, stored};
 use super::problem::ApiError;
 use super::target::Target;
-use crate::endpoint::{GetOptions, GetOutcome, Outgoing};
+use crate::endpoint::{GetOptions, GetOutcome, Incoming, Outgoing, PutOptions, RequestError};
 use crate::handover::{self, OBJECT_SIZE, Progress};
+use crate::memory::LARGE;
 
 /// The socket on which files are handed over. It goes when this is dropped.
 pub struct FileSocket {
@@ -72,7 +74,7 @@ struct Desk {
 pub async fn router(app: &SharedApp, stream: &UnixStream) -> io::Result<Router> {
     let file = timeout(app.idle_timeout, handover::take(stream)).await.map_err(io::Error::from)??;
     let desk = Desk { app: app.clone(), file: Arc::new(file) };
-    Ok(Router::new().route(v1::OBJECT, get(deliver)).with_state(desk))
+    Ok(Router::new().route(v1::OBJECT, get(deliver).put(collect)).with_state(desk))
 }
 
 async fn deliver(State(desk): State<Desk>, target: Target) -> Result<Response, ApiError> {
@@ -116,14 +118,57 @@ fn write(app: SharedApp, file: Arc<File>, object: Outgoing) -> impl Stream<Item 
     })
 }
 
+/// Stores the file as an object.
+async fn collect(State(desk): State<Desk>, target: Target) -> Result<Response, ApiError> {
+    let Desk { app, file } = desk;
+    let size = file.metadata().map_err(RequestError::Upload).map_err(|error| app.failure(error))?.len();
+    let options = PutOptions { size: Some(size), create_only: false };
+    let meta = app.endpoint.put(&target.id, target.at, options, read(app.clone(), file, size)).await;
+    let meta = meta.map_err(|error| app.failure(error))?;
+    Ok(stored(&app, target, &meta))
+}
+
+/// The next `size` bytes of the file. One that grows meanwhile is cut there.
+fn read(app: SharedApp, file: Arc<File>, size: u64) -> Incoming {
+    let pieces = stream::try_unfold(size, move |left| {
+        let (app, file) = (app.clone(), file.clone());
+        async move {
+            if left == 0 {
+                return Ok(None);
+            }
+            let piece = spawn_blocking(move || read_piece(&file, left)).await??;
+            app.metrics.received.inc_by(piece.len() as u64);
+            let left = left - piece.len() as u64;
+            Ok(Some((piece, left)))
+        }
+    });
+    pieces.boxed()
+}
+
+/// The next piece of a file that has `left` more bytes, in memory in which it can be kept. The file's position moves, from which
+/// the command knows how far this is.
+fn read_piece(mut file: &File, left: u64) -> io::Result<Bytes> {
+    if left >= LARGE.block_len() as u64
+        && let Ok(mut block) = LARGE.block()
+    {
+        file.read_exact(block.append(LARGE.block_len()))?;
+        return Ok(Bytes::from_owner(block));
+    }
+    let mut piece = vec![0; left.min(GROUP_LEN) as usize];
+    file.read_exact(&mut piece)?;
+    Ok(piece.into())
+}
+
 async fn write_at(file: Arc<File>, piece: Bytes, at: u64) -> io::Result<()> {
     spawn_blocking(move || file.write_all_at(&piece, at)).await?
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::time::Duration;
 
+    use futures_util::TryStreamExt as _;
     use futures_util::stream::BoxStream;
     use proxystore_shared::EndpointId;
 
@@ -147,12 +192,32 @@ mod tests {
         assert!(!path.exists());
     }
 
-    async fn reports(file: File, object: Vec<Result<Bytes, RequestError>>) -> Vec<Progress> {
+    fn app() -> SharedApp {
         let storage = MemoryStorage::new(MemoryLimits { max_object_size: 1, memory_limit: None });
         let endpoint = Endpoint::new(EndpointId::random(), "a".into(), Arc::new(storage), None);
-        let app = App::new(endpoint, Duration::from_secs(1));
+        App::new(endpoint, Duration::from_secs(1))
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_as_far_as_was_said() {
+        let block = LARGE.block_len();
+        let content: Vec<u8> = (0..2 * block + 10).map(|index| (index % 251) as u8).collect();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&content).unwrap();
+        let size = content.len() as u64 - 1;
+        let pieces: Vec<Bytes> =
+            read(app(), Arc::new(file.reopen().unwrap()), size).try_collect().await.unwrap();
+        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [block, block, 9]);
+        assert!(pieces.concat() == content[..size as usize]);
+
+        let too_short: io::Result<Vec<Bytes>> =
+            read(app(), Arc::new(file.reopen().unwrap()), size + 2).try_collect().await;
+        assert_eq!(too_short.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    async fn reports(file: File, object: Vec<Result<Bytes, RequestError>>) -> Vec<Progress> {
         let object: BoxStream<'static, _> = stream::iter(object).boxed();
-        write(app, Arc::new(file), object).collect().await
+        write(app(), Arc::new(file), object).collect().await
     }
 
     #[tokio::test]

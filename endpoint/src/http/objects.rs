@@ -99,7 +99,8 @@ fn create_only(headers: &HeaderMap) -> Result<bool, Failure> {
     }
 }
 
-fn stored(app: &App, target: Target, meta: &ObjectMeta) -> Response {
+/// The answer for an object that was stored.
+pub fn stored(app: &App, target: Target, meta: &ObjectMeta) -> Response {
     let path =
         v1::OBJECT.replace("{object_id}", &utf8_percent_encode(target.id.as_str(), ESCAPED).to_string());
     let peer = target.at.filter(|_| app.endpoint.peers().is_some());

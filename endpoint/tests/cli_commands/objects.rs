@@ -147,17 +147,19 @@ fn hide_http(home: &Home, port: u16) {
 }
 
 #[test]
-fn an_endpoint_on_this_host_writes_the_file_itself() {
+fn an_endpoint_on_this_host_reads_and_writes_files_itself() {
     let (home, port) = Home::running();
     let content = content(3_000_000);
-    home.run_with_input(&["put", "a", "-", "--key", "big"], &content).succeeded();
+    let digest = Digest::of(&content).to_string();
+    let file = home.file("in", &content);
     let out = home.path("out");
     let get = ["get", "a", "big", "-o", out.to_str().unwrap(), "--json"];
     hide_http(&home, port);
+    let put = home.run(&["put", "a", &file, "--key", "big", "--json"]).succeeded().json();
+    assert_eq!((put["size"].as_u64(), put["digest"].as_str()), (Some(3_000_000), Some(&*digest)));
     home.run(&["get", "a", "big", "-o", "-"]).failed(&["unable to connect"]);
     fs::write(home.path("out.part"), "of nobody knows what").unwrap();
     let got = home.run(&get).succeeded().json();
-    let digest = Digest::of(&content).to_string();
     assert_eq!(
         (got["received"].as_u64(), got["size"].as_u64(), got["digest"].as_str()),
         (Some(3_000_000), Some(3_000_000), Some(&*digest))
