@@ -95,11 +95,31 @@ pub fn group_digest<'a>(index: u64, alone: bool, segments: impl IntoIterator<Ite
     if alone { Digest(hasher.finalize().into()) } else { Digest(hasher.finalize_non_root()) }
 }
 
-/// Whether `bytes`, which may come from anybody, are the group at `index` that `digest` names, in an object of several
-/// groups. Such a group is neither empty nor longer than [`GROUP_LEN`].
-pub fn is_group(index: u64, bytes: &[u8], digest: Digest) -> bool {
-    let is_possible = index < u64::MAX / GROUP_LEN && (1..=GROUP_LEN).contains(&(bytes.len() as u64));
-    is_possible && group_digest(index, false, [bytes]) == digest
+/// Hashes a group, which may come from anybody, as its bytes arrive: those of an object of several groups.
+#[derive(Debug)]
+pub struct GroupHasher(blake3::Hasher);
+
+impl GroupHasher {
+    /// For the group at `index`, of `len` bytes; none if there is no such group: it is neither empty nor longer than
+    /// [`GROUP_LEN`].
+    pub fn new(index: u64, len: u64) -> Option<Self> {
+        let is_possible = index < u64::MAX / GROUP_LEN && (1..=GROUP_LEN).contains(&len);
+        let mut hasher = blake3::Hasher::new();
+        is_possible.then(|| {
+            hasher.set_input_offset(index * GROUP_LEN);
+            Self(hasher)
+        })
+    }
+
+    /// Adds the next bytes; not more in all than were announced.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The group's digest.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize_non_root())
+    }
 }
 
 /// Joins group digests, given in order, to the digest of the object.
@@ -218,11 +238,16 @@ mod tests {
         let bytes = vec![7; GROUP_LEN as usize + 1];
         let group = &bytes[..GROUP_LEN as usize];
         let digest = group_digest(3, false, [group]);
-        assert!(is_group(3, group, digest));
-        assert!(!is_group(2, group, digest));
-        assert!(!is_group(3, &[], digest));
-        assert!(!is_group(3, &bytes, digest));
-        assert!(!is_group(u64::MAX, group, digest));
+        let hashed = |index, bytes: &[u8]| {
+            let mut hasher = GroupHasher::new(index, bytes.len() as u64)?;
+            bytes.chunks(70_000).for_each(|piece| hasher.update(piece));
+            Some(hasher.finish())
+        };
+        assert_eq!(hashed(3, group), Some(digest));
+        assert_ne!(hashed(2, group), Some(digest));
+        assert_eq!(hashed(3, &[]), None);
+        assert_eq!(hashed(3, &bytes), None);
+        assert_eq!(hashed(u64::MAX, group), None);
     }
 
     #[test]

@@ -4,13 +4,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use noq::RecvStream;
-use proxystore_shared::digest::is_group;
 use proxystore_shared::frame::{Answer, ObjectMeta, Refusal, Request, Ticket};
 
 use super::PeerError;
 use super::exchange::{Reply, unless_refused, until_silent};
 use super::session::{Busy, Session};
-use super::wire::{self, receive_bytes};
+use super::wire;
 use crate::storage::Group;
 
 /// An open read.
@@ -78,11 +77,9 @@ impl Lease {
             Answer::Group { len: announced, digest } if announced == len => digest,
             other => return Err(PeerError::Protocol(format!("asked for group {index}, got {other:?}"))),
         };
-        let bytes = receive_bytes(&mut receive, len as usize, limit).await?;
+        let bytes = wire::receive_group(&mut receive, (index, len), digest, limit).await?;
+        let bytes = bytes.ok_or_else(|| PeerError::Protocol(format!("group {index} is damaged")))?;
         wire::note_end(&mut receive);
-        if !is_group(index, &bytes, digest) {
-            return Err(PeerError::Protocol(format!("group {index} is damaged")));
-        }
         Ok(Group { segments: vec![bytes], digest })
     }
 }

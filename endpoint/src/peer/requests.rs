@@ -3,7 +3,7 @@
 use futures_util::{StreamExt as _, stream};
 use proxystore_shared::digest::GROUP_LEN;
 use proxystore_shared::frame::{Answer, ByteRange, INLINE_LEN, ObjectMeta, Request};
-use proxystore_shared::{Digest, EndpointId, ObjectId};
+use proxystore_shared::{EndpointId, ObjectId};
 
 use super::PeerError;
 use super::cache::KeptPart;
@@ -12,7 +12,7 @@ use super::kept::Version;
 use super::lead::{Wanted, until_first_reader_is_in};
 use super::manager::PeerManager;
 use super::remote_object::RemoteObject;
-use super::wire::{note_end, receive_bytes};
+use super::wire::{note_end, receive_bytes, receive_object};
 use crate::endpoint::{GetOptions, GetOutcome, ObjectStream, RequestError};
 use crate::local::resolve_range;
 use crate::reader;
@@ -116,12 +116,17 @@ impl PeerManager {
             return Err(PeerError::Protocol("a large object came in one piece".into()));
         }
         let limit = self.context.config.read_timeout();
-        let bytes = receive_bytes(&mut reply.receive, (end - start) as usize, limit).await?;
+        let len = (end - start) as usize;
+        let is_whole = (start, end) == (0, meta.size);
+        let received = match is_whole {
+            true => receive_object(&mut reply.receive, len, meta.digest, limit).await?,
+            false => Some(receive_bytes(&mut reply.receive, len, limit).await?),
+        };
+        let Some(bytes) = received else {
+            return Err(PeerError::Protocol("the bytes are not those of the object".into()));
+        };
         note_end(&mut reply.receive);
-        if (start, end) == (0, meta.size) {
-            if Digest::of(&bytes) != meta.digest {
-                return Err(PeerError::Protocol("the bytes are not those of the object".into()));
-            }
+        if is_whole {
             let group = Group { segments: vec![bytes.clone()], digest: meta.digest };
             self.context.cache.keep_whole(peer, id, Version { digest: meta.digest, size: meta.size }, group);
         }

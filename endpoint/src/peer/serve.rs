@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use noq::{RecvStream, SendStream};
-use proxystore_shared::digest::{GROUP_LEN, group_count, is_group};
+use proxystore_shared::digest::{GROUP_LEN, group_count};
 use proxystore_shared::frame::{Answer, ByteRange, INLINE_LEN, LEAD_GROUPS, Refusal, Request, Ticket};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
 use tracing::{debug, warn};
@@ -17,7 +17,9 @@ use tracing::{debug, warn};
 use super::context::Context;
 use super::session::Session;
 use super::tickets::{Open, Tickets, Uploading};
-use super::wire::{self, WireError, note_end, receive_bytes, receive_header, send_header, send_with};
+use super::wire::{
+    self, WireError, note_end, receive_bytes, receive_group, receive_header, send_header, send_with,
+};
 use crate::endpoint::{PutOptions, RequestError};
 use crate::peer::actor::Command;
 use crate::storage::{Expected, Group, StorageError, StoredObject};
@@ -256,8 +258,8 @@ impl Server {
             return Err(invalid(format!("no group {index} of {len} bytes was awaited")));
         }
         let limit = self.limit();
-        let received = receive_bytes(&mut self.receive, len as usize, limit).await;
-        let whole = received.ok().filter(|bytes| is_group(index, bytes, digest));
+        let received = receive_group(&mut self.receive, (index, len), digest, limit).await;
+        let whole = received.ok().flatten();
         let accepted = whole.is_some();
         lead.arrive(index, whole.map(|bytes| Group { segments: vec![bytes], digest }));
         match accepted {
@@ -330,10 +332,8 @@ impl Server {
         let limit = self.limit();
         let admitted = tokio::time::timeout(limit, uploading.admit(index)).await;
         admitted.map_err(|_| invalid(format!("the parts before part {index} did not arrive")))??;
-        let bytes: Bytes = receive_bytes(&mut self.receive, len as usize, limit).await?;
-        if !is_group(index, &bytes, digest) {
-            return Err(invalid(format!("part {index} is damaged")));
-        }
+        let bytes = receive_group(&mut self.receive, (index, len), digest, limit).await?;
+        let bytes = bytes.ok_or_else(|| invalid(format!("part {index} is damaged")))?;
         uploading.add(index, bytes).await?;
         self.answer(&Answer::Accepted).await
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use noq::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream, WriteError};
+use proxystore_shared::Digest;
+use proxystore_shared::digest::GroupHasher;
 use proxystore_shared::frame::{self, Answer, HeaderError, LENGTH_LEN, Request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -143,20 +145,64 @@ pub async fn receive_bytes(
     len: usize,
     limit: Duration,
 ) -> Result<Bytes, WireError> {
+    receive_seeing(receive, len, limit, |_| {}).await
+}
+
+/// Receives the group at `index` of an object of several; none if it is not the one that `digest` names.
+pub async fn receive_group(
+    receive: &mut RecvStream,
+    (index, len): (u64, u64),
+    digest: Digest,
+    limit: Duration,
+) -> Result<Option<Bytes>, WireError> {
+    let Some(mut hasher) = GroupHasher::new(index, len) else { return Ok(None) };
+    let bytes = receive_seeing(receive, len as usize, limit, |piece| hasher.update(piece)).await?;
+    Ok((hasher.finish() == digest).then_some(bytes))
+}
+
+/// Receives an object of `len` bytes, which the caller has checked to be reasonable; none if it is not the one that `digest`
+/// names.
+pub async fn receive_object(
+    receive: &mut RecvStream,
+    len: usize,
+    digest: Digest,
+    limit: Duration,
+) -> Result<Option<Bytes>, WireError> {
+    let mut hasher = blake3::Hasher::new();
+    let see = |piece: &[u8]| {
+        hasher.update(piece);
+    };
+    let bytes = receive_seeing(receive, len, limit, see).await?;
+    Ok((Digest(hasher.finalize().into()) == digest).then_some(bytes))
+}
+
+/// Receives exactly `len` bytes, and has `see` see each piece as soon as it is there, while the next is on its way.
+async fn receive_seeing(
+    receive: &mut RecvStream,
+    len: usize,
+    limit: Duration,
+    see: impl FnMut(&[u8]),
+) -> Result<Bytes, WireError> {
     if len == GROUPS.block_len()
         && let Ok(mut block) = GROUPS.block()
     {
-        receive_into(receive, block.append(len), limit).await?;
+        receive_into(receive, block.append(len), limit, see).await?;
         return Ok(Bytes::from_owner(block));
     }
     let mut bytes = BytesMut::zeroed(len);
-    receive_into(receive, &mut bytes, limit).await?;
+    receive_into(receive, &mut bytes, limit, see).await?;
     Ok(bytes.freeze())
 }
 
-async fn receive_into(receive: &mut RecvStream, bytes: &mut [u8], limit: Duration) -> Result<(), WireError> {
+async fn receive_into(
+    receive: &mut RecvStream,
+    bytes: &mut [u8],
+    limit: Duration,
+    mut see: impl FnMut(&[u8]),
+) -> Result<(), WireError> {
     for step in bytes.chunks_mut(READ_STEP) {
         within(limit, receive.read_exact(step)).await?;
+        see(step);
     }
     Ok(())
 }
