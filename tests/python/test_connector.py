@@ -64,7 +64,7 @@ def test_the_connector_finds_the_endpoint_of_its_home(sites: Sites, connect, ind
 def test_the_connector_finds_the_right_folder_among_many(start_site, tmp_path: Path) -> None:
     first, second = start_site(OurSite, 'one', None), start_site(OurSite, 'two', None)
     for site in (first, second):
-        shutil.copytree(site.dir, tmp_path / site.name)
+        shutil.copytree(site.dir, tmp_path / site.name, ignore=shutil.ignore_patterns('*.sock'))
     with EndpointConnector([second.uuid], proxystore_dir=str(tmp_path)) as connector:
         assert str(connector.endpoint_uuid) == second.uuid
 

@@ -86,11 +86,12 @@ impl Sent {
     }
 }
 
-/// What the endpoint says it stored.
+/// An object that was stored, in the endpoint's words.
 #[derive(Debug, Deserialize)]
-struct StoredAnswer {
+struct Stored {
     /// Not the one that was asked for where the endpoint has no peers.
     endpoint_id: EndpointId,
+    size: u64,
     digest: Digest,
 }
 
@@ -100,13 +101,6 @@ struct Offered<'a> {
     object_id: ObjectId,
     options: &'a Put,
     bar: ProgressBar,
-}
-
-/// An object that was stored.
-struct Stored {
-    endpoint_id: EndpointId,
-    size: u64,
-    digest: Digest,
 }
 
 /// Runs `put`.
@@ -140,24 +134,23 @@ impl Offered<'_> {
     }
 
     async fn store(&self, source: Source, socket: &Path) -> Result<Stored, Failure> {
-        if let Source::File(file, size) = &source
+        if let Source::File(file, _) = &source
             && let Some(stream) = delivery::hand_over(socket, file).await?
         {
-            return self.have_read(stream, file, *size).await;
+            return self.have_read(stream, file).await;
         }
         self.send(source).await
     }
 
     /// Has the endpoint read the file, and looks how far it is.
-    async fn have_read(&self, stream: UnixStream, file: &File, size: u64) -> Result<Stored, Failure> {
+    async fn have_read(&self, stream: UnixStream, file: &File) -> Result<Stored, Failure> {
         let position = || {
             let read = (&*file).stream_position().unwrap_or_default();
             self.bar.set_position(read);
             read
         };
         let response = while_it_moves(delivery::exchange(stream, self.request()?), position).await?;
-        let answer: StoredAnswer = parse_json(self.client.accept(response).await?).await?;
-        Ok(Stored { endpoint_id: answer.endpoint_id, size, digest: answer.digest })
+        Ok(parse_json(self.client.accept(response).await?).await?)
     }
 
     /// Sends the object.
@@ -170,9 +163,9 @@ impl Offered<'_> {
         let request = request.body(body(source, sent.clone(), self.bar.clone()));
         let sending = async { request.send().await.map_err(|error| self.client.failed(&error)) };
         let outcome = while_it_moves(sending, || sent.bytes.load(Ordering::Relaxed)).await;
-        let answer = answer(&self.client, outcome, &sent, &self.options.file).await?;
-        let digest = checked_digest(answer.digest, &sent)?;
-        Ok(Stored { endpoint_id: answer.endpoint_id, size: sent.bytes.load(Ordering::Relaxed), digest })
+        let stored = answer(&self.client, outcome, &sent, &self.options.file).await?;
+        check_digest(stored.digest, &sent)?;
+        Ok(stored)
     }
 }
 
@@ -238,17 +231,17 @@ async fn answer(
     outcome: Result<Response, ClientError>,
     sent: &Sent,
     path: &str,
-) -> Result<StoredAnswer, Failure> {
+) -> Result<Stored, Failure> {
     if let Some(error) = lock(&sent.failure).take() {
         return Err(Failure::io(format!("read {path}"))(error));
     }
     Ok(parse_json(client.accept(outcome?).await?).await?)
 }
 
-fn checked_digest(theirs: Digest, sent: &Sent) -> Result<Digest, Failure> {
+fn check_digest(theirs: Digest, sent: &Sent) -> Result<(), Failure> {
     let ours = sent.digest();
     if theirs == ours {
-        return Ok(ours);
+        return Ok(());
     }
     Err(Failure::new(format!("the endpoint stored something else: BLAKE3 {theirs}, sent {ours}"))
         .hint("the object was damaged on its way: store it again"))
