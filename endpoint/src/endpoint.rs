@@ -1,11 +1,14 @@
 //! The endpoint as its HTTP API and its command line see it: four operations on objects, here or at a peer.
 
 use std::io;
+use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream, Stream, StreamExt as _};
 use proxystore_shared::frame::{ByteRange, ObjectMeta};
 use proxystore_shared::{Digest, EndpointId, ObjectId};
 
@@ -17,7 +20,32 @@ use crate::storage::{Storage, StorageError};
 pub type Incoming = BoxStream<'static, io::Result<Bytes>>;
 
 /// Bytes of an object on their way out. An error ends the stream: the object was not delivered whole.
-pub type Outgoing = BoxStream<'static, Result<Bytes, RequestError>>;
+pub enum Outgoing {
+    /// All that is left.
+    Rest(Bytes),
+    /// Piece after piece.
+    Pieces(BoxStream<'static, Result<Bytes, RequestError>>),
+}
+
+impl From<Vec<Bytes>> for Outgoing {
+    fn from(mut pieces: Vec<Bytes>) -> Self {
+        match pieces.len() {
+            0 | 1 => Self::Rest(pieces.pop().unwrap_or_default()),
+            _ => Self::Pieces(stream::iter(pieces).map(Ok).boxed()),
+        }
+    }
+}
+
+impl Stream for Outgoing {
+    type Item = Result<Bytes, RequestError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Self::Rest(bytes) => Poll::Ready((!bytes.is_empty()).then(|| Ok(mem::take(bytes)))),
+            Self::Pieces(pieces) => pieces.as_mut().poll_next(cx),
+        }
+    }
+}
 
 /// An object, or part of one, being read.
 pub struct ObjectStream {

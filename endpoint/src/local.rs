@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::TryStreamExt as _;
 use proxystore_shared::ObjectId;
 use proxystore_shared::frame::{ByteRange, ObjectMeta};
 
@@ -29,8 +29,7 @@ pub async fn get(
     if reader::is_in_one_group(start, end) {
         // Read before it is answered, so that damage is a failure and not a broken answer.
         let segments = reader::read_one_group(&*object, start, end).await?;
-        let body = stream::iter(segments).map(Ok).boxed();
-        return Ok(GetOutcome::Found(ObjectStream { meta, start, end, body }));
+        return Ok(GetOutcome::Found(ObjectStream { meta, start, end, body: segments.into() }));
     }
     let fetch = move |index| {
         let object = object.clone();

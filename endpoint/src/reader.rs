@@ -25,7 +25,7 @@ where
     F: Future<Output = Result<Arc<Group>, RequestError>> + Send + 'static,
 {
     let indices = start / GROUP_LEN..end.div_ceil(GROUP_LEN);
-    stream::iter(indices)
+    let pieces = stream::iter(indices)
         .map(move |index| {
             let group = fetch(index);
             async move { Ok((index * GROUP_LEN, group.await?)) }
@@ -37,8 +37,8 @@ where
             let segments = clip(&group.segments, start.saturating_sub(first), end - first);
             Ok::<_, RequestError>(stream::iter(segments).map(Ok))
         })
-        .try_flatten()
-        .boxed()
+        .try_flatten();
+    Outgoing::Pieces(pieces.boxed())
 }
 
 /// Whether the bytes `start..end` of an object lie in one group.

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::failure::Failure;
 use super::metrics::Metrics;
 use crate::Endpoint;
-use crate::endpoint::{ObjectStream, RequestError};
+use crate::endpoint::{ObjectStream, Outgoing, RequestError};
 
 /// Handlers get it as their state.
 pub type SharedApp = Arc<App>;
@@ -55,10 +55,14 @@ impl App {
 
     /// The bytes of an object as the body of an answer. An error breaks the connection.
     pub fn body_of(self: &Arc<Self>, object: ObjectStream) -> Body {
-        if object.start == object.end {
-            return Body::empty();
+        match object.body {
+            _ if object.start == object.end => Body::empty(),
+            Outgoing::Rest(bytes) => {
+                self.metrics.sent.inc_by(bytes.len() as u64);
+                bytes.into()
+            }
+            pieces => self.body_from(pieces),
         }
-        self.body_from(object.body)
     }
 
     /// A stream as the body of an answer. An error breaks the connection.

@@ -228,9 +228,12 @@ async fn open(
     object_id: ObjectId,
     at: Option<EndpointId>,
 ) -> Result<Outgoing, RequestError> {
-    let entry = |len| stream::iter([Ok(Entry { object_id: object_id.clone(), len }.encode())]);
+    let entry = |len| Entry { object_id: object_id.clone(), len }.encode();
     match endpoint.get(&object_id, at, GetOptions::default()).await? {
-        GetOutcome::Found(object) => Ok(entry(Some(object.end - object.start)).chain(object.body).boxed()),
-        _ => Ok(entry(None).boxed()),
+        GetOutcome::Found(object) => {
+            let entry = stream::iter([Ok(entry(Some(object.end - object.start)))]);
+            Ok(Outgoing::Pieces(entry.chain(object.body).boxed()))
+        }
+        _ => Ok(Outgoing::Rest(entry(None))),
     }
 }

@@ -3,13 +3,11 @@
 use std::pin::pin;
 use std::time::Instant;
 
-use axum::Router;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -20,12 +18,12 @@ use tracing::debug;
 use super::app::SharedApp;
 use super::delivery;
 use super::patience::PatientWriter;
-use super::routes::{Route, router};
+use super::routes::{Route, Routes};
 
 /// Starts connections.
 pub struct Connections {
     app: SharedApp,
-    router: Router,
+    routes: Routes,
     shutdown: CancellationToken,
 }
 
@@ -44,16 +42,16 @@ impl Drop for Counted {
 impl Connections {
     /// After `shutdown` a connection ends with the request it is busy with.
     pub fn new(app: SharedApp, shutdown: CancellationToken) -> Self {
-        Self { router: router(app.clone()), app, shutdown }
+        Self { routes: Routes::new(app.clone()), app, shutdown }
     }
 
     /// Serves a connection in a task of its own, which holds `slot`.
     pub fn start(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
         // Small answers must not wait for the acknowledgement of earlier ones. Failing that, they are just slower.
         let _ = stream.set_nodelay(true);
-        let (app, router, shutdown) = (self.app.clone(), self.router.clone(), self.shutdown.clone());
+        let (app, routes, shutdown) = (self.app.clone(), self.routes.clone(), self.shutdown.clone());
         self.spawn(slot, async move {
-            if let Err(error) = run(stream, app, router, shutdown).await {
+            if let Err(error) = run(stream, app, routes, shutdown).await {
                 debug!(%error, "a connection was broken off");
             }
         });
@@ -65,7 +63,7 @@ impl Connections {
         self.spawn(slot, async move {
             match delivery::router(&app, &stream).await {
                 Ok(router) => {
-                    if let Err(error) = run(stream, app, router, shutdown).await {
+                    if let Err(error) = run(stream, app, router.into(), shutdown).await {
                         debug!(%error, "a connection with a file was broken off");
                     }
                 }
@@ -89,17 +87,15 @@ impl Connections {
 async fn run(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     app: SharedApp,
-    router: Router,
+    routes: Routes,
     shutdown: CancellationToken,
 ) -> hyper::Result<()> {
     let idle_timeout = app.idle_timeout;
-    let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {
         let (started, route) = (Instant::now(), Route::of(request.uri().path()));
-        let answer = router.call(request);
-        let app = app.clone();
+        let (app, routes) = (app.clone(), routes.clone());
         async move {
-            let answer = answer.await?;
+            let answer = routes.answer(request).await;
             app.metrics.answered(route, answer.status(), started.elapsed());
             Ok::<_, std::convert::Infallible>(answer)
         }

@@ -169,7 +169,6 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::TryStreamExt as _;
-    use futures_util::stream::BoxStream;
     use proxystore_shared::EndpointId;
 
     use super::super::app::App;
@@ -216,7 +215,7 @@ mod tests {
     }
 
     async fn reports(file: File, object: Vec<Result<Bytes, RequestError>>) -> Vec<Progress> {
-        let object: BoxStream<'static, _> = stream::iter(object).boxed();
+        let object = Outgoing::Pieces(stream::iter(object).boxed());
         write(app(), Arc::new(file), object).collect().await
     }
 

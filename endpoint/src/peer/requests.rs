@@ -1,6 +1,5 @@
 //! The operations on a peer's objects, apart from uploads.
 
-use futures_util::{StreamExt as _, stream};
 use proxystore_shared::digest::GROUP_LEN;
 use proxystore_shared::frame::{Answer, ByteRange, INLINE_LEN, ObjectMeta, Request};
 use proxystore_shared::{EndpointId, ObjectId};
@@ -13,7 +12,7 @@ use super::lead::{Wanted, until_first_reader_is_in};
 use super::manager::PeerManager;
 use super::remote_object::RemoteObject;
 use super::wire::{note_end, receive_bytes, receive_object};
-use crate::endpoint::{GetOptions, GetOutcome, ObjectStream, RequestError};
+use crate::endpoint::{GetOptions, GetOutcome, ObjectStream, Outgoing, RequestError};
 use crate::local::resolve_range;
 use crate::reader;
 use crate::storage::Group;
@@ -130,8 +129,7 @@ impl PeerManager {
             let group = Group { segments: vec![bytes.clone()], digest: meta.digest };
             self.context.cache.keep_whole(peer, id, Version { digest: meta.digest, size: meta.size }, group);
         }
-        let body = stream::iter((!bytes.is_empty()).then_some(Ok(bytes))).boxed();
-        Ok(ObjectStream { meta, start, end, body })
+        Ok(ObjectStream { meta, start, end, body: Outgoing::Rest(bytes) })
     }
 
     /// What is known of an object of `peer`.
@@ -179,7 +177,7 @@ impl PeerManager {
 fn stream_part(meta: ObjectMeta, part: &KeptPart) -> ObjectStream {
     let (start, end) = (part.start, part.end);
     let segments = reader::clip(&part.group.segments, start - part.first, end - part.first);
-    ObjectStream { meta, start, end, body: stream::iter(segments).map(Ok).boxed() }
+    ObjectStream { meta, start, end, body: segments.into() }
 }
 
 /// The answer belongs to another question.

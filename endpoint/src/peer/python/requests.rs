@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::budget::{Budget, OverBudget, Share};
 use super::session::{PythonSession, Response};
-use crate::endpoint::{GetOptions, GetOutcome, Incoming, ObjectStream, PutOptions, RequestError};
+use crate::endpoint::{GetOptions, GetOutcome, Incoming, ObjectStream, Outgoing, PutOptions, RequestError};
 use crate::local::{self, resolve_range};
 use crate::peer::PeerError;
 use crate::reader;
@@ -52,7 +52,7 @@ impl PythonPeer {
             let _ = &share;
             Ok(piece)
         });
-        Ok(GetOutcome::Found(ObjectStream { meta, start, end, body: body.boxed() }))
+        Ok(GetOutcome::Found(ObjectStream { meta, start, end, body: Outgoing::Pieces(body.boxed()) }))
     }
 
     /// Whether there is an object.

@@ -81,7 +81,7 @@ impl Server {
     ) -> Result<(), PeerError> {
         let len = object.end - object.start;
         let limit = self.context.config.read_timeout();
-        match self.session.send(response, Some(len), object.body, limit).await {
+        match self.session.send(response, Some(len), object.body.boxed(), limit).await {
             Ok(()) => Ok(()),
             Err(SendError::Peer(error)) => Err(error),
             Err(SendError::Data(error)) => {
