@@ -158,7 +158,9 @@ fn refused(host: &str, port: u16, source: io::Error) -> StartError {
 /// Where commands on this host hand over files; without it they have everything sent.
 fn file_socket(dir: &Path) -> Option<FileSocket> {
     // Not every file system has sockets, and their names are short.
-    FileSocket::bind(dir).inspect_err(|error| warn!(%error, "no socket for files, `get` is slower")).ok()
+    FileSocket::bind(dir)
+        .inspect_err(|error| warn!(%error, "no socket for files, `get` and `put` are slower"))
+        .ok()
 }
 
 /// The key in the endpoint's folder; a folder that Python made gets one now.

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
-use proxystore_shared::directory::FILES_SOCKET;
 use proxystore_shared::{Digest, EndpointId, ObjectId, ObjectKey};
 use reqwest::header::{IF_RANGE, RANGE};
 use reqwest::{Method, Response};
@@ -46,7 +45,7 @@ pub async fn get(options: &Get, printer: Printer) -> Result<(), Failure> {
     let (object_id, at) = parse_key(&options.key)?;
     let place = Place::existing(&options.name)?;
     let (client, _) = connect(&place)?;
-    let wanted = Wanted { client, socket: place.dir.join(FILES_SOCKET), object_id, at };
+    let wanted = Wanted { client, socket: place.files_socket(), object_id, at };
     let started = Instant::now();
     let to_stdout = options.output == "-";
     let received = match to_stdout {
@@ -220,7 +219,17 @@ async fn follow(
     file.expect(digest)?;
     file.reserve(size)?;
     let bar = progress_bar(printer, Some(size), 0);
-    let mut reports = Reports::of(response);
+    let followed = watch(file, Reports::of(response), size, &bar).await;
+    bar.finish_and_clear();
+    followed
+}
+
+async fn watch(
+    file: &mut PartialFile,
+    mut reports: Reports,
+    size: u64,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
     while file.len() < size {
         match reports.next().await {
             Ok(Some(Progress::Written(len))) => file.handle_written(len)?,
@@ -230,7 +239,6 @@ async fn follow(
         }
         bar.set_position(file.len());
     }
-    bar.finish_and_clear();
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use proxystore_shared::config::ConfigError;
 use proxystore_shared::config::endpoint::{EndpointConfig, is_valid_name};
-use proxystore_shared::directory::{self, CONFIG_FILE, LOG_FILE, PID_FILE};
+use proxystore_shared::directory::{self, CONFIG_FILE, FILES_SOCKET, LOG_FILE, PID_FILE};
 
 use super::output::Failure;
 
@@ -69,6 +69,11 @@ impl Place {
     /// Where the process id is.
     pub fn pid_path(&self) -> PathBuf {
         self.dir.join(PID_FILE)
+    }
+
+    /// Where the endpoint takes files, if it does.
+    pub fn files_socket(&self) -> PathBuf {
+        self.dir.join(FILES_SOCKET)
     }
 }
 

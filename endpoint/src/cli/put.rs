@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use indicatif::ProgressBar;
-use proxystore_shared::directory::FILES_SOCKET;
 use proxystore_shared::{Digest, EndpointId, ObjectId, ObjectKey};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Method, RequestBuilder, Response};
@@ -112,7 +111,7 @@ pub async fn put(options: &Put, printer: Printer) -> Result<(), Failure> {
     let started = Instant::now();
     let bar = progress_bar(printer, source.size(), 0);
     let offered = Offered { client, object_id, options, bar: bar.clone() };
-    let stored = offered.store(source, &place.dir.join(FILES_SOCKET)).await;
+    let stored = offered.store(source, &place.files_socket()).await;
     bar.finish_and_clear();
     let Stored { endpoint_id, size, digest } = stored?;
 

@@ -12,8 +12,9 @@ use tracing::debug;
 
 use super::failure::Failure;
 use super::metrics::Metrics;
+use super::target::Target;
 use crate::Endpoint;
-use crate::endpoint::{ObjectStream, Outgoing, RequestError};
+use crate::endpoint::{GetOptions, GetOutcome, ObjectStream, Outgoing, RequestError};
 
 /// Handlers get it as their state.
 pub type SharedApp = Arc<App>;
@@ -51,6 +52,15 @@ impl App {
             self.metrics.peer_failed(failure.code);
         }
         failure
+    }
+
+    /// Opens the whole of an object.
+    pub async fn open(&self, target: &Target) -> Result<ObjectStream, Failure> {
+        match self.endpoint.get(&target.id, target.at, GetOptions::default()).await {
+            Ok(GetOutcome::Found(object)) => Ok(object),
+            Ok(_) => Err(Failure::missing(&target.id)),
+            Err(error) => Err(self.failure(error)),
+        }
     }
 
     /// The bytes of an object as the body of an answer. An error breaks the connection.

@@ -23,11 +23,10 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::app::SharedApp;
-use super::failure::Failure;
 use super::objects::{describe, stored};
 use super::problem::ApiError;
 use super::target::Target;
-use crate::endpoint::{GetOptions, GetOutcome, Incoming, Outgoing, PutOptions, RequestError};
+use crate::endpoint::{Incoming, Outgoing, PutOptions, RequestError};
 use crate::handover::{self, OBJECT_SIZE, Progress};
 use crate::memory::LARGE;
 
@@ -79,10 +78,7 @@ pub async fn router(app: &SharedApp, stream: &UnixStream) -> io::Result<Router> 
 
 async fn deliver(State(desk): State<Desk>, target: Target) -> Result<Response, ApiError> {
     let Desk { app, file } = desk;
-    let outcome = app.endpoint.get(&target.id, target.at, GetOptions::default()).await;
-    let GetOutcome::Found(object) = outcome.map_err(|error| app.failure(error))? else {
-        return Err(Failure::missing(&target.id).into());
-    };
+    let object = app.open(&target).await?;
     let mut headers = describe(&object.meta);
     headers.insert(OBJECT_SIZE, HeaderValue::from(object.meta.size));
     let lines = write(app, file, object.body).map(|progress| {

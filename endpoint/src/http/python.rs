@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::openapi::TextErrors;
 use super::target::{KeyParameters, Target};
 use super::upload::Upload;
-use crate::endpoint::{GetOptions, GetOutcome, Incoming, PutOptions, RequestError};
+use crate::endpoint::{Incoming, PutOptions, RequestError};
 
 /// Media type of an object's bytes.
 pub const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -91,10 +91,7 @@ pub async fn exists(State(app): State<SharedApp>, uri: Uri) -> Result<Json<Exist
 )]
 pub async fn get(State(app): State<SharedApp>, uri: Uri) -> Result<Response, PlainError> {
     let target = Target::from_query(&uri)?;
-    let outcome = app.endpoint.get(&target.id, target.at, GetOptions::default()).await;
-    let GetOutcome::Found(object) = outcome.map_err(|error| app.failure(error))? else {
-        return Err(Failure::missing(&target.id).into());
-    };
+    let object = app.open(&target).await?;
     let headers =
         [(CONTENT_TYPE, OCTET_STREAM), (CONTENT_LENGTH, HeaderValue::from(object.end - object.start))];
     Ok((headers, app.body_of(object)).into_response())
