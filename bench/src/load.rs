@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// For one request, whoever answers; Python takes a minute for the largest.
+/// For one request, or a round of small ones, whoever answers; Python takes a minute for the largest.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// For a first session between two endpoints.
@@ -75,6 +75,11 @@ impl Request {
     }
 }
 
+/// Gives the work a minute or a few.
+pub async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(DEADLINE, work).await.context("no answer")?
+}
+
 /// A connection that stays open.
 pub struct Connection {
     port: u16,
@@ -107,11 +112,14 @@ impl Connection {
     /// Sends the request and reads the whole answer; returns the length of its body. An answer that reports a failure
     /// is an error.
     pub async fn exchange(&mut self, request: &Request) -> Result<usize> {
-        timeout(DEADLINE, self.exchange_in_time(request)).await.context("no answer")?
+        in_time(self.exchange_for_long(request)).await
     }
 
+    /// [`Connection::exchange`] without a deadline of its own, which is what costs most after the system's calls: for
+    /// many requests [`in_time`].
+    ///
     /// A server may close a connection between two requests (RFC 9112, section 9.3.1); Python's does after a thousand.
-    async fn exchange_in_time(&mut self, request: &Request) -> Result<usize> {
+    pub async fn exchange_for_long(&mut self, request: &Request) -> Result<usize> {
         match self.attempt(request).await {
             Err(error) if error.is::<io::Error>() && !self.is_answered => {
                 self.stream = connect(self.port).await?;

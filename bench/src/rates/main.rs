@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::Parser;
 use futures_util::future::try_join_all;
 use proxystore_bench::figures::{Bar, Figure, Figures, OURS, Unit, median};
-use proxystore_bench::load::{Connection, Request};
+use proxystore_bench::load::{Connection, Request, in_time};
 use proxystore_bench::options::Options;
 use proxystore_bench::programs::own_cpu;
 
@@ -128,12 +128,12 @@ async fn round(port: u16, requests: &[Request]) -> Result<Round> {
     let clients = connections.iter_mut().zip(requests).map(async |(connection, request)| {
         let mut count = 0_u32;
         while start.elapsed() < ROUND {
-            connection.exchange(request).await?;
+            connection.exchange_for_long(request).await?;
             count += 1;
         }
         anyhow::Ok(count)
     });
-    let count: u32 = try_join_all(clients).await?.into_iter().sum();
+    let count: u32 = in_time(try_join_all(clients)).await?.into_iter().sum();
     ended(start, cpu, count)
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use proxystore_bench::load::{Connection, Request};
+use proxystore_bench::load::{Connection, Request, in_time};
 use proxystore_bench::programs::{Relay, Site, own_cpu};
 
 use crate::{Bar, Figures, MANY, OURS, Round, SMALL, ended, figure, open};
@@ -57,10 +57,10 @@ async fn pass(connections: &mut [Connection], requests: &[Request]) -> Result<Ro
     let next = Cell::new(0);
     let clients = connections.iter_mut().map(async |connection| {
         while let Some(request) = requests.get(next.replace(next.get() + 1)) {
-            connection.exchange(request).await?;
+            connection.exchange_for_long(request).await?;
         }
         anyhow::Ok(())
     });
-    try_join_all(clients).await?;
+    in_time(try_join_all(clients)).await?;
     ended(start, cpu, requests.len() as u32)
 }

@@ -1,13 +1,14 @@
 //! One client's connection.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -19,6 +20,7 @@ use super::app::SharedApp;
 use super::delivery;
 use super::patience::PatientWriter;
 use super::routes::{Route, Routes};
+use super::timer::ConnectionTimer;
 
 /// Starts connections.
 pub struct Connections {
@@ -49,7 +51,7 @@ impl Connections {
     pub fn start(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
         // Small answers must not wait for the acknowledgement of earlier ones. Failing that, they are just slower.
         let _ = stream.set_nodelay(true);
-        let (app, routes, shutdown) = (self.app.clone(), self.routes.clone(), self.shutdown.clone());
+        let (app, routes, shutdown) = (self.app.clone(), self.routes.clone(), self.shutdown.child_token());
         self.spawn(slot, async move {
             if let Err(error) = run(stream, app, routes, shutdown).await {
                 debug!(%error, "a connection was broken off");
@@ -59,7 +61,7 @@ impl Connections {
 
     /// The same for one that hands over a file.
     pub fn start_with_file(&self, stream: UnixStream, slot: Option<OwnedSemaphorePermit>) {
-        let (app, shutdown) = (self.app.clone(), self.shutdown.clone());
+        let (app, shutdown) = (self.app.clone(), self.shutdown.child_token());
         self.spawn(slot, async move {
             match delivery::router(&app, &stream).await {
                 Ok(router) => {
@@ -76,7 +78,7 @@ impl Connections {
         let gauge = self.app.metrics.connections.clone();
         gauge.inc();
         let counted = Counted { gauge, _slot: slot };
-        let abort = self.app.abort.clone();
+        let abort = self.app.abort.child_token();
         self.app.tasks.spawn(async move {
             let _ = abort.run_until_cancelled(serving).await;
             drop(counted);
@@ -91,17 +93,20 @@ async fn run(
     shutdown: CancellationToken,
 ) -> hyper::Result<()> {
     let idle_timeout = app.idle_timeout;
+    // Both are shared by the threads, and counting who shares them takes time when both threads do it at every request.
+    let shared = Arc::new((app, routes));
     let service = service_fn(move |request: Request<Incoming>| {
         let (started, route) = (Instant::now(), Route::of(request.uri().path()));
-        let (app, routes) = (app.clone(), routes.clone());
+        let shared = shared.clone();
         async move {
+            let (app, routes) = &*shared;
             let answer = routes.answer(request).await;
             app.metrics.answered(route, answer.status(), started.elapsed());
             Ok::<_, std::convert::Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(ConnectionTimer::default())
         .header_read_timeout(idle_timeout)
         .serve_connection(TokioIo::new(PatientWriter::new(stream, idle_timeout)), service);
     let mut connection = pin!(connection);

@@ -24,6 +24,7 @@ mod problem;
 mod python;
 mod routes;
 mod target;
+mod timer;
 mod upload;
 
 use std::future::pending;

@@ -90,7 +90,12 @@ pub async fn exists(State(app): State<SharedApp>, uri: Uri) -> Result<Json<Exist
     )
 )]
 pub async fn get(State(app): State<SharedApp>, uri: Uri) -> Result<Response, PlainError> {
-    let target = Target::from_query(&uri)?;
+    object(&app, &uri).await
+}
+
+/// Answers [`get`].
+pub async fn object(app: &SharedApp, uri: &Uri) -> Result<Response, PlainError> {
+    let target = Target::from_query(uri)?;
     let object = app.open(&target).await?;
     let headers =
         [(CONTENT_TYPE, OCTET_STREAM), (CONTENT_LENGTH, HeaderValue::from(object.end - object.start))];

@@ -21,7 +21,7 @@ use super::{batch, info, listing, objects, python};
 /// Start of every path of the resource API.
 const V1: &str = "/v1/";
 
-/// What answers the requests of a connection. Cheap to clone.
+/// What answers requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Routes {
     router: TowerToHyperService<Router>,
@@ -37,13 +37,11 @@ impl Routes {
     }
 
     /// The answer to a request.
-    pub async fn answer(self, request: Request<Incoming>) -> Response {
-        match (self.frequent, request.method(), request.uri().path()) {
-            (Some(app), &Method::GET, paths::GET) => {
-                python::get(State(app), request.into_parts().0.uri).await.into_response()
-            }
+    pub async fn answer(&self, request: Request<Incoming>) -> Response {
+        match (&self.frequent, request.method(), request.uri().path()) {
+            (Some(app), &Method::GET, paths::GET) => python::object(app, request.uri()).await.into_response(),
             (Some(app), &Method::POST, paths::SET) => {
-                python::set(State(app), request.map(Body::new)).await.into_response()
+                python::set(State(app.clone()), request.map(Body::new)).await.into_response()
             }
             _ => self.router.call(request).await.unwrap_or_else(|never| match never {}),
         }
