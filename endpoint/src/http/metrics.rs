@@ -1,5 +1,6 @@
 //! What the server counts, for Prometheus.
 
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     /// Those of `requests` that were answered with 200, by [`Route::index`]: found without a look at their labels.
-    successes: [Counter; Route::COUNT],
+    successes: [OnceLock<Counter>; Route::COUNT],
     /// By [`Route::index`].
     durations: [Histogram; Route::COUNT],
     peer_failures: Family<PeerFailureLabels, Counter>,
@@ -70,17 +71,10 @@ impl Default for Metrics {
         let durations: Family<RouteLabels, Histogram> =
             Family::new_with_constructor(|| Histogram::new(exponential_buckets(SHORTEST, 4.0, BUCKETS)));
         let by_route = |index| durations.get_or_create_owned(&RouteLabels { route: Route::name(index) });
-        let requests: Family<RequestLabels, Counter> = Family::default();
-        let success = |index| {
-            requests.get_or_create_owned(&RequestLabels {
-                route: Route::name(index),
-                status: StatusCode::OK.as_u16(),
-            })
-        };
         let metrics = Self {
             durations: std::array::from_fn(by_route),
-            successes: std::array::from_fn(success),
-            requests: requests.clone(),
+            requests: Family::default(),
+            successes: [const { OnceLock::new() }; Route::COUNT],
             peer_failures: Family::default(),
             objects: Gauge::default(),
             stored: Gauge::default(),
@@ -126,10 +120,10 @@ impl Default for Metrics {
 impl Metrics {
     /// A request was answered, `after` its header had arrived.
     pub fn answered(&self, route: Route, status: StatusCode, after: Duration) {
+        let labels = RequestLabels { route: Route::name(route.index()), status: status.as_u16() };
         if status == StatusCode::OK {
-            self.successes[route.index()].inc();
+            self.successes[route.index()].get_or_init(|| self.requests.get_or_create_owned(&labels)).inc();
         } else {
-            let labels = RequestLabels { route: Route::name(route.index()), status: status.as_u16() };
             self.requests.get_or_create(&labels).inc();
         }
         self.durations[route.index()].observe(after.as_secs_f64());

@@ -4,12 +4,14 @@
 //! runtime's takes a lock each, to move one to a later time does not: so the last one is kept for the next request.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
 use tokio::time;
+
+use crate::lock::lock;
 
 type Sleeping = Pin<Box<time::Sleep>>;
 
@@ -26,7 +28,7 @@ impl Timer for ConnectionTimer {
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
         let deadline = deadline.into();
-        let sleeping = match self.spare.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let sleeping = match lock(&self.spare).take() {
             Some(mut sleeping) => {
                 sleeping.as_mut().reset(deadline);
                 sleeping
@@ -56,7 +58,7 @@ impl Sleep for Lent {}
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = self.sleeping.take();
+        *lock(&self.spare) = self.sleeping.take();
     }
 }
 
