@@ -10,6 +10,11 @@ use tokio::runtime::Builder;
 /// For what is left over at the end, such as a read of a terminal's standard input that nobody ends.
 const LEFTOVER_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// Static programs only: the allocator of their C library has one lock for all threads (docs/decisions/0017).
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // A client moves one stream of bytes: handing them to another thread would only cost.

@@ -14,6 +14,11 @@ use tracing::info;
 /// Exit code for a configuration or command line that has to be corrected.
 const EXIT_USAGE: u8 = 2;
 
+/// Static programs only: the allocator of their C library has one lock for all threads (docs/decisions/0017).
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Introduces ProxyStore endpoints to each other.
 ///
 /// Endpoints connect to the relay with a websocket, register, and exchange the offers and answers they need to
