@@ -112,14 +112,14 @@ impl Connection {
     /// Sends the request and reads the whole answer; returns the length of its body. An answer that reports a failure
     /// is an error.
     pub async fn exchange(&mut self, request: &Request) -> Result<usize> {
-        in_time(self.exchange_for_long(request)).await
+        in_time(self.exchange_without_deadline(request)).await
     }
 
-    /// [`Connection::exchange`] without a deadline of its own, which is what costs most after the system's calls: for
-    /// many requests [`in_time`].
+    /// [`Connection::exchange`], but for the timer that it makes for each request: rounds of many have one for all
+    /// ([`in_time`]).
     ///
     /// A server may close a connection between two requests (RFC 9112, section 9.3.1); Python's does after a thousand.
-    pub async fn exchange_for_long(&mut self, request: &Request) -> Result<usize> {
+    pub async fn exchange_without_deadline(&mut self, request: &Request) -> Result<usize> {
         match self.attempt(request).await {
             Err(error) if error.is::<io::Error>() && !self.is_answered => {
                 self.stream = connect(self.port).await?;

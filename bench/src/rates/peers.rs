@@ -57,7 +57,7 @@ async fn pass(connections: &mut [Connection], requests: &[Request]) -> Result<Ro
     let next = Cell::new(0);
     let clients = connections.iter_mut().map(async |connection| {
         while let Some(request) = requests.get(next.replace(next.get() + 1)) {
-            connection.exchange_for_long(request).await?;
+            connection.exchange_without_deadline(request).await?;
         }
         anyhow::Ok(())
     });
