@@ -75,7 +75,7 @@ impl Request {
     }
 }
 
-/// Gives the work a minute or a few.
+/// Does the work; fails if it takes more than five minutes.
 pub async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(DEADLINE, work).await.context("no answer")?
 }

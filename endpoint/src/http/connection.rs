@@ -51,7 +51,7 @@ impl Connections {
     pub fn start(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
         // Small answers must not wait for the acknowledgement of earlier ones. Failing that, they are just slower.
         let _ = stream.set_nodelay(true);
-        let (app, routes, shutdown) = (self.app.clone(), self.routes.clone(), self.shutdown.child_token());
+        let (app, routes, shutdown) = (self.app.clone(), self.routes.clone(), self.shutdown.clone());
         self.spawn(slot, async move {
             if let Err(error) = run(stream, app, routes, shutdown).await {
                 debug!(%error, "a connection was broken off");
@@ -61,7 +61,7 @@ impl Connections {
 
     /// The same for one that hands over a file.
     pub fn start_with_file(&self, stream: UnixStream, slot: Option<OwnedSemaphorePermit>) {
-        let (app, shutdown) = (self.app.clone(), self.shutdown.child_token());
+        let (app, shutdown) = (self.app.clone(), self.shutdown.clone());
         self.spawn(slot, async move {
             match delivery::router(&app, &stream).await {
                 Ok(router) => {
@@ -78,6 +78,7 @@ impl Connections {
         let gauge = self.app.metrics.connections.clone();
         gauge.inc();
         let counted = Counted { gauge, _slot: slot };
+        // A token of its own: each turn of the connection asks it, and must not wait for the other connections to ask theirs.
         let abort = self.app.abort.child_token();
         self.app.tasks.spawn(async move {
             let _ = abort.run_until_cancelled(serving).await;
@@ -93,6 +94,8 @@ async fn run(
     shutdown: CancellationToken,
 ) -> hyper::Result<()> {
     let idle_timeout = app.idle_timeout;
+    // As with the token that aborts the connection.
+    let shutdown = shutdown.child_token();
     // Both are shared by the threads, and counting who shares them takes time when both threads do it at every request.
     let shared = Arc::new((app, routes));
     let service = service_fn(move |request: Request<Incoming>| {
