@@ -55,6 +55,9 @@ pub async fn read_one_group(
     let index = start / GROUP_LEN;
     let group = object.group(index).await?;
     let first = index * GROUP_LEN;
+    if start == first && end == object.meta().size.min(first + GROUP_LEN) {
+        return Ok(group.segments);
+    }
     Ok(clip(&group.segments, start - first, end - first))
 }
 
