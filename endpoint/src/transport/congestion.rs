@@ -1,4 +1,4 @@
-//! BBR3 as noq has it, with two things put right (`docs/decisions/0008-congestion-control.md`).
+//! BBR3 as noq has it, with three things put right (`docs/decisions/0008-congestion-control.md`).
 //!
 //! - noq's BBR3 forgets at every second acknowledgement that the sender had nothing more to send: the branch that ends
 //!   an application-limited phase keeps it from seeing the next one. Small exchanges then pass for proof that the path
@@ -6,6 +6,8 @@
 //! - Its filter for the highest bandwidth of the last two probing cycles forgets after two round trips instead, because
 //!   a phase that should last one round trip lasts through the cycle. Whatever delays a few packets, such as busy
 //!   processors, lowers the rate, and the lower rate is then taken for what the path can carry, and so on.
+//! - noq looks at the clock before it receives. If the processor is taken away in between, acknowledgements of packets
+//!   that left meanwhile carry the time before: a round trip of next to nothing, which BBR believes for ten seconds.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -33,7 +35,8 @@ impl Factory {
 
 impl ControllerFactory for Factory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Corrected { bbr: self.0.clone().build(now, current_mtu), bandwidth: Highest::new(now) })
+        let bbr = self.0.clone().build(now, current_mtu);
+        Box::new(Corrected { bbr, bandwidth: Highest::new(now), acknowledged: None })
     }
 }
 
@@ -71,6 +74,15 @@ struct Corrected {
     bbr: Box<dyn Controller>,
     /// Bits a second.
     bandwidth: Highest,
+    /// What the clock said for the first packet of the acknowledgement that is being read; it holds for the others.
+    acknowledged: Option<Instant>,
+}
+
+impl Corrected {
+    /// A time that is not earlier than the acknowledgement which noq says came at `stamp`.
+    fn time_of_acknowledgement(&mut self, stamp: Instant) -> Instant {
+        stamp.max(*self.acknowledged.get_or_insert_with(Instant::now))
+    }
 }
 
 impl Controller for Corrected {
@@ -95,10 +107,13 @@ impl Controller for Corrected {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        let now = self.time_of_acknowledgement(now);
         self.bbr.on_ack(now, sent, bytes, pn, app_limited, rtt);
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_acked: Option<u64>) {
+        let now = self.time_of_acknowledgement(now);
+        self.acknowledged = None;
         self.bbr.on_end_acks(now, in_flight, app_limited, largest_acked);
         if app_limited {
             // If the first call ended a phase, this one notes that another begins; else it repeats the first.
@@ -158,7 +173,11 @@ impl Controller for Corrected {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { bbr: self.bbr.clone_box(), bandwidth: self.bandwidth.clone() })
+        Box::new(Self {
+            bbr: self.bbr.clone_box(),
+            bandwidth: self.bandwidth.clone(),
+            acknowledged: self.acknowledged,
+        })
     }
 
     fn initial_window(&self) -> u64 {
@@ -185,5 +204,20 @@ mod tests {
         assert_eq!(highest.get(), 20);
         highest.see(start + 10 * PROBING_PERIOD, 5);
         assert_eq!(highest.get(), 5, "nothing is remembered over a long silence");
+    }
+
+    #[test]
+    fn an_acknowledgement_is_not_older_than_the_look_at_the_clock() {
+        let start = Instant::now();
+        let mut controller = Corrected {
+            bbr: Arc::new(Bbr3Config::default()).build(start, 1452),
+            bandwidth: Highest::new(start),
+            acknowledged: None,
+        };
+        let (stale, late) = (start - Duration::from_millis(2), start + Duration::from_secs(3600));
+        let seen = controller.time_of_acknowledgement(stale);
+        assert!(seen >= start, "what was stamped too early counts from now");
+        assert_eq!(controller.time_of_acknowledgement(stale), seen, "one look for one acknowledgement");
+        assert_eq!(controller.time_of_acknowledgement(late), late);
     }
 }
