@@ -55,7 +55,7 @@ pub async fn read_one_group(
     let index = start / GROUP_LEN;
     let group = object.group(index).await?;
     let first = index * GROUP_LEN;
-    if start == first && end == object.meta().size.min(first + GROUP_LEN) {
+    if (start, end) == (first, first + group.len()) {
         return Ok(group.segments);
     }
     Ok(clip(&group.segments, start - first, end - first))
