@@ -118,6 +118,11 @@ impl ScriptedPeer {
     /// Waits for an offer, answers it claiming `key`, and takes the connection that follows.
     pub async fn answer_claiming(&mut self, key: PublicKey) -> Result<Connection> {
         self.answer_offer(key).await?;
+        self.accept().await
+    }
+
+    /// Takes the next connection.
+    pub async fn accept(&self) -> Result<Connection> {
         let incoming = timeout(PATIENCE, self.quic.accept()).await?.context("the socket is closed")?;
         Ok(incoming.await?)
     }

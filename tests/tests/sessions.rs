@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use noq::{PathId, PathStatus};
+use noq::{Connection, PathId, PathStatus};
+use proxystore_endpoint::transport::quic::CloseCode;
 use proxystore_endpoint::transport::shared_socket::mapped;
 use proxystore_relay::Relay;
-use proxystore_shared::description::SessionId;
+use proxystore_shared::EndpointId;
+use proxystore_shared::description::{SessionDescription, SessionId};
 use proxystore_shared::digest::GROUP_LEN;
-use proxystore_shared::frame::Request;
+use proxystore_shared::frame::{self, Answer, Request};
 use proxystore_shared::relay_message::DescriptionKind;
-use proxystore_tests::scripted::{ScriptedPeer, ask, nominate};
+use proxystore_tests::scripted::{ScriptedPeer, ask, next_request, nominate};
 use proxystore_tests::{PATIENCE, Site, noise, relay, relay_on, until, url};
+use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
@@ -159,6 +162,46 @@ async fn acquaintances_meet_again_without_the_relay() -> Result<()> {
         let (from_b, from_a) = tokio::join!(a.get("k", Some(&b)), b.get("k", Some(&a)));
         assert_eq!((&from_b?[..], &from_a?[..]), (&b"at b"[..], &b"at a"[..]), "both call at once");
     }
+    Ok(())
+}
+
+/// Asks `site` for an object of a peer that has none, over the connection that `meeting` makes.
+async fn ask_over(
+    site: &Site,
+    peer: &EndpointId,
+    meeting: impl Future<Output = Result<Connection>>,
+) -> Result<Connection> {
+    let refusing = async {
+        let connection = meeting.await?;
+        let (_, mut send, _receive) = next_request(&connection).await?;
+        send.write_all(&frame::encode(&Answer::Missing)?).await?;
+        send.finish()?;
+        anyhow::Ok(connection)
+    };
+    let route = site.url(&format!("/v1/objects/k?endpoint={peer}"));
+    let (asked, connection) = tokio::join!(site.http().get(route).send(), refusing);
+    let answer = asked?;
+    ensure!(answer.status() == StatusCode::NOT_FOUND, "{}", answer.text().await?);
+    connection
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_answer_was_lost_with_the_relay_is_met_again_where_it_was() -> Result<()> {
+    let relay = relay().await?;
+    let address = url(&relay);
+    let a = short_tempered("a", &address).await?;
+    let mut peer = ScriptedPeer::register(&address).await?;
+    let id = peer.id;
+    let calling_back = async {
+        let offer = SessionDescription::decode(&peer.receive().await?.description)?;
+        let candidate = offer.candidates.first().context("no candidates")?;
+        peer.dial(candidate.address, offer.quic.context("not an offer of ours")?.key).await
+    };
+    let connection = ask_over(&a, &id, calling_back).await?;
+    stop(relay, &a).await?;
+    connection.close(CloseCode::Idle.into(), b"");
+    parted(&a).await?;
+    ask_over(&a, &id, peer.accept()).await?;
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! Whom the relay has introduced: the key of a peer, and where it said that it is. While the relay is out of reach
-//! acquaintances find each other by that.
+//! Whom the relay has introduced: the key of a peer, and where it said that it is, or else was reached. While the relay
+//! is out of reach acquaintances find each other by that.
 //!
 //! The relay decides who meets whom. So an acquaintance lasts as long as the peer's task, and a day beyond: longer than
 //! an outage of the relay, and a bound for those whom it would no longer introduce. A restart does not change that

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use self::dials::{Dialled, Unreached};
 use super::any_session::AnySession;
 use super::context::Context;
-use super::negotiation::{Action, ConnectionId, Failure, Input, Negotiation};
+use super::negotiation::{Action, ConnectionId, Counterpart, Failure, Input, Negotiation};
 use super::session::Session;
 use super::status::PeerStatus;
 use super::{PeerError, paths, python, serve};
@@ -293,9 +293,25 @@ impl Actor {
     fn ended(&mut self, connection: ConnectionId) {
         if let Some(AnySession::Ours(session)) = self.sessions.remove(&connection) {
             debug!(peer = %self.peer, reason = ?session.connection().close_reason(), "connection ended");
+            self.remember_place(&session);
         }
         self.retired.retain(|retired| *retired != connection);
         self.step(Input::Down(connection));
+    }
+
+    /// A peer whose description was lost along with the relay is known by where the connection reached it: it
+    /// describes itself only for a new one.
+    fn remember_place(&mut self, session: &Session) {
+        if self.context.acquaintances.meet(self.peer, Instant::now()).is_some() {
+            return;
+        }
+        let (Some(key), Some(address)) = (proven_key(session.connection()), session.path().address) else {
+            return;
+        };
+        let candidates = vec![Candidate { address, kind: CandidateKind::Reflexive }];
+        let counterpart = Counterpart { key, candidates };
+        self.context.introduce(self.peer, counterpart.clone());
+        self.negotiation.remember(Some(counterpart));
     }
 
     fn housekeep(&mut self) {
