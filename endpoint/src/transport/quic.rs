@@ -56,7 +56,7 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const MAX_ACK_DELAY: Duration = Duration::from_millis(1);
 
 /// Probe timeouts without any acknowledgement after which congestion control begins anew. With an early acknowledgement they
-/// are short: 20 last 80 ms at a round trip of 2 ms, which is what QUIC's 3 last with a late one.
+/// are short: 20 last 80 ms at a round trip of 2 ms, about what QUIC's 3 last with a late one.
 const PERSISTENT_CONGESTION: u32 = 20;
 
 /// Silence after which a path is given up. A direct one that has work to do is found dead much sooner.
