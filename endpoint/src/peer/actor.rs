@@ -299,8 +299,8 @@ impl Actor {
         self.step(Input::Down(connection));
     }
 
-    /// A peer whose description was lost along with the relay is known by where the connection reached it: it
-    /// describes itself only for a new one.
+    /// A peer whose description was lost along with the relay is known by where the connection reached it. It describes
+    /// itself again only through the relay.
     fn remember_place(&mut self, session: &Session) {
         if self.context.acquaintances.meet(self.peer, Instant::now()).is_some() {
             return;
