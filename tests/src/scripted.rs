@@ -163,6 +163,15 @@ pub async fn next_request(connection: &Connection) -> Result<(Request, SendStrea
     }
 }
 
+/// Answers the next request that there is no such object, and waits until the asker has that.
+pub async fn answer_missing(connection: &Connection) -> Result<()> {
+    let (_, mut send, _receive) = next_request(connection).await?;
+    send.write_all(&frame::encode(&Answer::Missing)?).await?;
+    send.finish()?;
+    send.stopped().await?;
+    Ok(())
+}
+
 /// Says that this connection is the one to use.
 pub async fn nominate(connection: &Connection) -> Result<()> {
     let (mut send, _receive) = connection.open_bi().await?;

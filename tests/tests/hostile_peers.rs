@@ -7,7 +7,7 @@ use proxystore_shared::digest::{GROUP_LEN, group_digest};
 use proxystore_shared::frame::{self, Answer, LEAD_GROUPS, ObjectMeta, Refusal, Request};
 use proxystore_shared::relay_message::DescriptionKind;
 use proxystore_shared::{Digest, EndpointId};
-use proxystore_tests::scripted::{ScriptedPeer, ask, ask_raw, new_identity, next_request};
+use proxystore_tests::scripted::{ScriptedPeer, answer_missing, ask, ask_raw, new_identity, next_request};
 use proxystore_tests::{Site, noise, relay, url};
 
 /// A site that loses patience after a second.
@@ -68,10 +68,7 @@ async fn a_changed_key_of_a_python_id_is_refused() -> Result<()> {
     let mut first = ScriptedPeer::register_as(&url(&relay), id, new_identity()?).await?;
     let serve = async {
         let connection = first.answer().await?;
-        let (_, mut send, _receive) = next_request(&connection).await?;
-        send.write_all(&frame::encode(&Answer::Missing)?).await?;
-        send.finish()?;
-        send.stopped().await?;
+        answer_missing(&connection).await?;
         connection.close(0u32.into(), b"");
         anyhow::Ok(())
     };

@@ -12,9 +12,9 @@ use proxystore_relay::Relay;
 use proxystore_shared::EndpointId;
 use proxystore_shared::description::{SessionDescription, SessionId};
 use proxystore_shared::digest::GROUP_LEN;
-use proxystore_shared::frame::{self, Answer, Request};
+use proxystore_shared::frame::Request;
 use proxystore_shared::relay_message::DescriptionKind;
-use proxystore_tests::scripted::{ScriptedPeer, ask, next_request, nominate};
+use proxystore_tests::scripted::{ScriptedPeer, answer_missing, ask, nominate};
 use proxystore_tests::{PATIENCE, Site, noise, relay, relay_on, until, url};
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -173,9 +173,7 @@ async fn ask_over(
 ) -> Result<Connection> {
     let refusing = async {
         let connection = meeting.await?;
-        let (_, mut send, _receive) = next_request(&connection).await?;
-        send.write_all(&frame::encode(&Answer::Missing)?).await?;
-        send.finish()?;
+        answer_missing(&connection).await?;
         anyhow::Ok(connection)
     };
     let route = site.url(&format!("/v1/objects/k?endpoint={peer}"));
